@@ -1,0 +1,48 @@
+# One obvious command per chore; each sets up .venv when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKSPACE ?= quickstart-workspace
+
+.PHONY: help quickstart test test-heavy lint bench install clean
+
+help:
+	@echo "make quickstart   value the built-in pool (no network beyond package installation)"
+	@echo "make test         the test suite"
+	@echo "make test-heavy   whole valuations against a real server: kills, appends, the quickstart"
+	@echo "make lint         ruff and mypy"
+	@echo "make bench        every benchmark that README and docs quote"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11 ..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+quickstart: $(STAMP)
+	$(BIN)/nncift quickstart --workspace $(WORKSPACE)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not heavy" tests
+
+test-heavy: $(STAMP)
+	$(BIN)/python -m pytest -m heavy tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/facility_location.py
+	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/delift.py
+	$(BIN)/python benchmarks/quickstart.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,97 @@
+"""What a person sees in the Prefect UI: lineage graph, stage table, quality table."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from nncift_core.pipeline.problem import Problem
+from nncift_core.store.runs import Attempt
+
+QUALITY = (
+    "quadrant",
+    "predictor",
+    "role",
+    "n_pairs",
+    "r2",
+    "spearman",
+    "lower",
+    "upper",
+    "recall_at_k",
+    "verdict",
+)
+
+
+def publish(
+    problem: Problem,
+    attempt: Attempt,
+    record: dict[str, Any],
+    quality: list[dict[str, Any]],
+    costs: list[dict[str, Any]],
+) -> None:
+    """Create the run's artifacts; their keys carry the run id, so that attempts line up."""
+    suffix = attempt.run_id
+    create_markdown_artifact(
+        lineage_markdown(problem, record), key=f"lineage-{suffix}", description="What was made from what"
+    )
+    stage_rows = [
+        {
+            k: _shown(c[k])
+            for k in ("stage", "device", "items", "computed", "reused", "seconds", "peak_rss_mb")
+        }
+        for c in costs
+    ]
+    create_table_artifact(
+        stage_rows, key=f"stages-{suffix}", description="Stages: items, computed, reused, seconds"
+    )
+    rows = [{k: _shown(q[k]) for k in QUALITY} for q in quality if q["target_task"] == "all"][:400]
+    if rows:
+        create_table_artifact(
+            rows, key=f"quality-{suffix}", description="Estimates against exact values never used for fitting"
+        )
+
+
+def _shown(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else ("-" if value is None else value)
+
+
+def lineage_markdown(problem: Problem, record: dict[str, Any]) -> str:
+    """The run as a mermaid graph, with the query that gives every artifact behind it."""
+    m, facts = record["matrix"], record["facts"]
+    lines = ["graph LR"]
+    for n, d in enumerate(problem.datasets):
+        name = f"{_label(d.ref.role)}: {_label(d.ref.dataset)}"
+        lines.append(f'  d{n}["{name}<br/>{d.ref.rows:,} rows, version {d.ref.version[:8]}"]')
+    exact = f"key {m['function_key'][:8]}, {len(m['exact'])} segments"
+    lines.append(f'  exact["exact influence: {_label(m["function"])}<br/>{exact}"]')
+    lines += [f"  d{n} --> exact" for n in range(len(problem.datasets))]
+    last = "exact"
+    if m["estimator"]:
+        e = m["estimator"]
+        lines += [
+            f'  embed["embeddings<br/>key {m["encoder_key"][:8]}"]',
+            f'  net["InfluenceNetwork {e["architecture"]}<br/>key {e["key"][:8]}, {e["labels"]:,} labels"]',
+            f'  tiles["estimated tiles<br/>{len(m["estimates"])} files"]',
+            "  exact --> net", "  embed --> net", "  net --> tiles", "  embed --> tiles",
+        ]  # fmt: skip
+        lines += [f"  d{n} --> embed" for n in range(len(problem.datasets))]
+        last = "tiles"
+    lines += [
+        f'  select["select by {facts["rule"]}<br/>{facts["budget"]:,} rows"]',
+        "  exact --> select",
+        f'  subset["subset.jsonl<br/>run {record["run_id"]}"]',
+        "  select --> subset",
+    ]
+    if last != "exact":
+        lines.append(f"  {last} --> select")
+    graph = "\n".join(lines)
+    sql = 'nncift query "SELECT artifact, kind, parents, producer FROM lineage ORDER BY created_at"'
+    return f"```mermaid\n{graph}\n```\n\nEvery file with its parents: `{sql}`\n"
+
+
+def _label(text: str) -> str:
+    """Text of the user's that is safe inside a mermaid label."""
+    cleaned = "".join(ch if ch.isalnum() or ch in " ._-/[]" else "_" for ch in text)
+    return html.escape(cleaned.replace("[", "(").replace("]", ")"))[:80]

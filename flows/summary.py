@@ -1,0 +1,157 @@
+"""What a person sees in the terminal after a run or a query."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nncift_core.store.query import rows
+from nncift_core.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flows.valuation import ValuationResult
+
+MAX_ROWS = 200
+CELL = 80
+
+
+def show(result: ValuationResult) -> None:
+    """Quality, subset by source, costs, where things are, what to try next."""
+    console = _console()
+    if result.quality:
+        console.print(_quality(result.quality))
+    console.print(_subset(result))
+    console.print(_costs(result.costs))
+    for line in _notes(result):
+        console.print(Text(line), soft_wrap=True)
+    places = [
+        f"\nsubset     {_near(result.subset)}",
+        f"workspace  {_near(result.workspace)}",
+        f"run        {result.run_id}, attempt {result.attempt}; graph and artifacts: {result.ui_url}",
+    ]
+    console.print(Text("\n".join(places)), soft_wrap=True)
+    console.print(Text(_next_steps(result)), soft_wrap=True)
+
+
+def _next_steps(result: ValuationResult) -> str:
+    option = f"--workspace {shlex.quote(_near(result.workspace))}"
+    queries = (
+        "SELECT rank, gain, prompt FROM selection JOIN examples ON train_id = example_id ORDER BY rank LIMIT 10",
+        "SELECT quadrant, origin, count(*) AS pairs, avg(influence) AS mean FROM influence GROUP BY ALL",
+    )
+    asked = "".join(f'  nncift query "{q}" {option}\n' for q in queries)
+    return f"\nTry next:\n{asked}  nncift server status"
+
+
+def _near(path: str) -> str:
+    """`path` from the current directory when it lies below it."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
+def _console() -> Console:
+    """Rich output as wide as the terminal; 120 columns where there is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _quality(quality: list[dict[str, Any]]) -> Table:
+    table = Table(
+        title="Estimates against exact values (Q1 was fitted on; Q2-Q4 were never seen)", title_justify="left"
+    )
+    for name in ("", "predictor", "pairs", "R2", "Spearman", "90 % interval", "top-10 %", "verdict"):
+        left = name in ("", "predictor", "verdict")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "verdict")
+    last = None
+    for q in (q for q in quality if q["target_task"] == "all"):
+        if last not in (None, q["quadrant"]):
+            table.add_section()
+        interval = f"{_number(q['lower'], 2)} .. {_number(q['upper'], 2)}" if q["lower"] is not None else "-"
+        first = q["quadrant"] if q["quadrant"] != last else ""
+        table.add_row(
+            first, q["predictor"], f"{q['n_pairs']:,}", _number(q["r2"]),
+            _number(q["spearman"]), interval, _number(q["recall_at_k"], 2), q["verdict"],
+        )  # fmt: skip
+        last = q["quadrant"]
+    return table
+
+
+def _subset(result: ValuationResult) -> Table:
+    sql = """SELECT coalesce(source, dataset) AS source, count(*) AS rows, count(s.train_id) AS chosen,
+ min(s.rank) AS best_rank FROM examples e LEFT JOIN selection s ON s.train_id = e.example_id
+ WHERE role = 'pool' GROUP BY 1 ORDER BY chosen DESC, 1 LIMIT 15"""
+    facts = result.facts
+    title = (
+        f"Subset: {result.selected:,} of {result.pool_rows:,} rows by {facts['rule']}, "
+        f"{facts['positive_gain']:,} with positive gain, {facts['tied_steps']:,} ties"
+    )
+    table = Table(title=title, title_justify="left")
+    for name in ("source", "in pool", "chosen", "share of source", "best rank"):
+        table.add_column(name, justify="left" if name == "source" else "right")
+    for r in rows(Workspace.open(result.workspace), sql, result.run_id):
+        share, rank = f"{100 * r['chosen'] / r['rows']:.0f} %", str(r["best_rank"] or "-")
+        table.add_row(Text(r["source"]), f"{r['rows']:,}", f"{r['chosen']:,}", share, rank)
+    return table
+
+
+def _costs(costs: list[dict[str, Any]]) -> Table:
+    table = Table(title="Costs", title_justify="left")
+    for name in ("stage", "items", "computed", "reused", "seconds", "peak MB"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for c in costs:
+        numbers = [f"{c[k]:,}" for k in ("items", "computed", "reused")]
+        table.add_row(c["stage"], *numbers, f"{c['seconds']:.1f}", f"{c['peak_rss_mb']:,.0f}")
+    total = sum(c["seconds"] for c in costs)
+    table.add_section()
+    table.add_row("all", "", "", "", f"{total:.1f}", f"{max(c['peak_rss_mb'] for c in costs):,.0f}")
+    return table
+
+
+def _notes(result: ValuationResult) -> list[str]:
+    facts = result.facts
+    notes = []
+    named = {
+        "truncated_sequences": "sequences were longer than the model's context and lost their first tokens",
+        "truncated_targets": "target rows alone are longer than the model's context",
+        "truncated_texts": "texts were longer than the encoder's limit and were cut for embedding",
+    }
+    for key, text in named.items():
+        if facts.get(key):
+            notes.append(f"note: {facts[key]:,} {text}")
+    if facts.get("labels_kept_from_earlier_run"):
+        notes.append("note: labels and estimator of an earlier run were kept (the pool changed little)")
+    if facts["positive_gain"] < result.selected:
+        idle = result.selected - facts["positive_gain"]
+        notes.append(f"note: {idle:,} picks added nothing to the objective; a smaller subset covers as much")
+    return notes
+
+
+def show_rows(table: pa.Table) -> None:
+    """A result table; at most MAX_ROWS rows, and it says so when there are more."""
+    console = _console()
+    shown = Table()
+    for name in table.column_names:
+        shown.add_column(Text(name), overflow="fold")
+    for row in table.slice(0, MAX_ROWS).to_pylist():
+        shown.add_row(*(Text(_cell(v)) for v in row.values()))
+    console.print(shown)
+    if len(table) > MAX_ROWS:
+        console.print(f"{MAX_ROWS} of {len(table):,} rows shown; --json prints all")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = text.replace("\n", "\\n")
+    return text if len(text) <= CELL else f"{text[: CELL - 1]}…"

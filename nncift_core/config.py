@@ -1,0 +1,303 @@
+"""Everything a user can set: one pydantic model per TOML section; unknown keys are refused."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nncift_core.errors import UserError
+from nncift_core.hashing import digest
+
+TEMPLATE_WITHOUT = "Instruction: {prompt}\nResponse: "
+TEMPLATE_WITH = (
+    "Instruction: {example_prompt}\nResponse: {example_response}\n\nInstruction: {prompt}\nResponse: "
+)
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetConfig(Section):
+    """`[pool]` and `selection.existing`: where rows come from.
+
+    source: path, glob, folder, hub data set id, or "builtin"; name: the data set's name in the
+    workspace (default: from `source`); split: keep rows of this split; limit: first rows only;
+    columns: prompt, response, input, id, task, split, label -> name in the file.
+    """
+
+    source: str
+    name: str | None = None
+    split: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    columns: dict[
+        Literal["prompt", "response", "input", "id", "source", "task", "split", "label", "messages"], str
+    ] = Field(default_factory=dict)
+    on_bad_rows: Literal["error", "drop"] = "error"
+
+
+class TargetConfig(Section):
+    """`[target]`: the rows to value against; `source = "self"` values the pool against itself.
+
+    `source` may be a list of data sets: each becomes a target task named after its file.
+    """
+
+    source: str | list[str] = "self"
+    name: str | None = None
+    split: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    columns: dict[
+        Literal["prompt", "response", "input", "id", "source", "task", "split", "label", "messages"], str
+    ] = Field(default_factory=dict)
+    on_bad_rows: Literal["error", "drop"] = "error"
+
+    @model_validator(mode="after")
+    def _source_not_empty(self) -> TargetConfig:
+        if not self.source:
+            raise ValueError('needs at least one data set, or "self"')
+        return self
+
+    def datasets(self) -> list[DatasetConfig]:
+        """One `DatasetConfig` per source; empty for "self"."""
+        if self.source == "self":
+            return []
+        sources = [self.source] if isinstance(self.source, str) else self.source
+        shared = self.model_dump(exclude={"source", "name"})
+        name = self.name if len(sources) == 1 else None
+        return [DatasetConfig(source=s, name=name, **shared) for s in sources]
+
+
+class EncoderConfig(Section):
+    """`[encoder]`: the embedding model. trust_remote_code stays off unless set here."""
+
+    model: str = "builtin"
+    revision: str | None = None
+    device: str = "auto"
+    batch_size: int = Field(default=64, ge=1)
+    trust_remote_code: bool = False
+
+
+class LanguageModelConfig(Section):
+    """`[language_model]`: the model whose influence is measured (the teacher)."""
+
+    model: str = "builtin"
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "auto"
+    batch_tokens: int = Field(default=8192, ge=64)
+    trust_remote_code: bool = False
+
+
+class DeliftConfig(Section):
+    """`[influence.delift]`: the two prompt templates (methods.md 1.1)."""
+
+    template_without: str = TEMPLATE_WITHOUT
+    template_with: str = TEMPLATE_WITH
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> DeliftConfig:
+        wanted = {
+            "template_without": ("{prompt}",),
+            "template_with": ("{prompt}", "{example_prompt}", "{example_response}"),
+        }
+        for field, names in wanted.items():
+            for name in names:
+                if name not in getattr(self, field):
+                    raise ValueError(f"{field} lacks the placeholder {name}")
+        return self
+
+
+class InfluenceConfig(Section):
+    """`[influence]`: which exact function, and how much of the matrix is labelled by it.
+
+    label_fraction: u, the share of rows and of columns in Q1 (1 = everything exact);
+    audit_pairs: scattered exact pairs never used for fitting.
+    """
+
+    function: Literal["delift", "delift-se"] = "delift"
+    labels: Literal["auto", "block"] = "auto"
+    label_fraction: float = Field(default=0.05, gt=0, le=1)
+    audit_pairs: int = Field(default=300, ge=0)
+    delift: DeliftConfig = Field(default_factory=DeliftConfig)
+
+
+class EstimatorConfig(Section):
+    """`[estimator]`: the InfluenceNetwork. `mlp-paper` as published, `mlp` with early stopping.
+
+    refit_growth: an estimator is kept while at most this share of the rows (and of the columns)
+    came or went since its labels were drawn; beyond it, labels are drawn and fitted anew.
+    """
+
+    architecture: Literal["auto", "mlp", "mlp-paper"] = "auto"
+    hidden: int = Field(default=100, ge=1)
+    refit_growth: float = Field(default=0.25, ge=0)
+
+
+class SelectionConfig(Section):
+    """`[selection]`: the rule and its budget (design decision 6).
+
+    fraction: v, share of the pool, or count: number of rows; eta: weight of a chosen row's own
+    best match in `flmi`; nu: weight of what `existing` covers already in `flcg`.
+    """
+
+    rule: Literal["auto", "top-k", "fl", "flmi", "flcg"] = "auto"
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    count: int | None = Field(default=None, ge=1)
+    eta: float = Field(default=1.0, gt=0)
+    nu: float = Field(default=1.0, ge=0)
+    existing: DatasetConfig | None = None
+
+    @model_validator(mode="after")
+    def _budget(self) -> SelectionConfig:
+        if self.fraction is not None and self.count is not None:
+            raise ValueError("fraction and count exclude each other: keep one")
+        if (self.existing is not None) != (self.rule == "flcg"):
+            raise ValueError('rule = "flcg" and [selection.existing] go together: set both or neither')
+        return self
+
+    def budget(self, rows: int) -> int:
+        """Number of rows to pick from `rows` candidates (at least 1)."""
+        if self.count is not None:
+            return min(self.count, rows)
+        return max(1, min(rows, round((self.fraction or 0.3) * rows)))
+
+
+class ShardsConfig(Section):
+    """`[shards]`: size of new blocks; never changes a value."""
+
+    rows: int = Field(default=1024, ge=1)
+    columns: int = Field(default=1024, ge=1)
+    store_matrix: Literal["all"] = "all"
+
+
+class ExecutionConfig(Section):
+    """`[execution]`: where shards run; never changes a value.
+
+    devices: "auto" (every GPU, else the CPU) or a list like ["cuda:0", "cuda:1"].
+    """
+
+    runner: Literal["local"] = "local"
+    devices: Literal["auto"] | list[str] = "auto"
+    retries: int = Field(default=2, ge=0)
+
+
+class Config(Section):
+    """The whole job, as read from TOML."""
+
+    seed: int = Field(default=0, ge=0)
+    pool: DatasetConfig
+    target: TargetConfig = Field(default_factory=TargetConfig)
+    encoder: EncoderConfig = Field(default_factory=EncoderConfig)
+    language_model: LanguageModelConfig = Field(default_factory=LanguageModelConfig)
+    influence: InfluenceConfig = Field(default_factory=InfluenceConfig)
+    estimator: EstimatorConfig = Field(default_factory=EstimatorConfig)
+    selection: SelectionConfig = Field(default_factory=SelectionConfig)
+    shards: ShardsConfig = Field(default_factory=ShardsConfig)
+    execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
+    base_dir: str = Field(default="", exclude=True, description="folder that relative paths start from")
+
+    def resolve_rule(self) -> Literal["top-k", "fl", "flmi", "flcg"]:
+        """The selection rule after `auto` (design decision 6)."""
+        if self.selection.rule != "auto":
+            return self.selection.rule
+        return "fl" if self.target.source == "self" else "flmi"
+
+    def architecture(self) -> Literal["mlp", "mlp-paper"]:
+        """The estimator architecture after `auto`."""
+        return "mlp" if self.estimator.architecture == "auto" else self.estimator.architecture
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a TOML file into `Config`; relative paths in it start from the file's folder.
+
+    Raises UserError naming file and field for broken TOML, unknown keys (nearest known suggested)
+    and wrong values.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError("no such config file", file=path, mend="Give the path of a TOML config.") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"cannot be read ({e})", file=path, mend="A config is a UTF-8 TOML file.") from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise UserError(f"broken TOML: {e}", file=path, mend="Mend the syntax at that place.") from None
+    return parse_config(data, file=path, base_dir=path.resolve().parent)
+
+
+def parse_config(
+    data: dict[str, Any], *, file: str | Path | None = None, base_dir: str | Path | None = None
+) -> Config:
+    """`Config` from a plain dict; the same checks and messages as `load_config`."""
+    if "base_dir" in data:
+        raise UserError("unknown key", file=file, field="base_dir", mend="Remove it.")
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as e:
+        raise _user_error(e, file) from None
+    return config.model_copy(update={"base_dir": str(base_dir or Path.cwd())})
+
+
+def _user_error(error: ValidationError, file: str | Path | None) -> UserError:
+    """One message for pydantic's first error; unknown keys come first, being the likeliest slip."""
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = errors[0]
+    path = [str(p) for p in first["loc"]]
+    field = ".".join(path)
+    more = f" ({len(errors) - 1} more after this one.)" if len(errors) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        mend = f'Did you mean "{near[0]}"?' if near else f"Known keys here: {', '.join(sorted(known))}."
+        return UserError("unknown key", file=file, field=field, mend=mend + more)
+    if first["type"] == "missing":
+        return UserError("missing", file=file, field=field, mend="Add it to the config." + more)
+    message = str(first["msg"]).removeprefix("Value error, ")
+    given = first.get("input")
+    shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    return UserError(f"{message}{shown}", file=file, field=field or None, mend="Change the value." + more)
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in path:
+        info = model.model_fields.get(part)
+        nested = _section_of(info.annotation) if info else None
+        if nested is None:
+            return []
+        model = nested
+    return [name for name in model.model_fields if name != "base_dir"]
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    options = [annotation, *getattr(annotation, "__args__", ())]
+    for option in options:
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
+
+
+def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str:
+    """`run_id`: hash of what decides the values (design decision 4).
+
+    data: role -> version of the rows; models: role -> fingerprint. Paths, names of files, shard
+    sizes, devices and batch sizes are left out.
+    """
+    method = {
+        "seed": config.seed,
+        "influence": config.influence.model_dump(),
+        "architecture": config.architecture(),
+        "estimator": config.estimator.model_dump(exclude={"architecture"}),
+        "selection": config.selection.model_dump(exclude={"existing", "rule"}),
+        "rule": config.resolve_rule(),
+        "dtype": config.language_model.dtype,
+    }
+    return digest({"method": method, "data": data, "models": models})[:16]

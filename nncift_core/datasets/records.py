@@ -1,0 +1,3 @@
+from nncift_core.records import Example, ReadReport
+
+__all__ = ["Example", "ReadReport"]

@@ -1,0 +1,189 @@
+"""The InfluenceNetwork: `emb(i) ++ emb(j) -> influence(i, j)` (methods.md 1, step 2).
+
+The first layer over a concatenation splits, `W1 [e_i; e_j] + b1 = A_i + B_j`, so that A and B cost one
+small matrix product each and a pair costs only `W2 relu(A_i + B_j) + b2`; pairs are never concatenated.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from nncift_core.errors import IntegrityError
+
+Float32 = npt.NDArray[np.float32]
+
+FORMAT = "nncift-influence-network-1"
+_WEIGHTS = ("W1", "b1", "W2", "b2")
+_TILE_ROWS = 16
+_TILE_FLOATS = 16 * 512 * 100
+_BLOCK_ROWS = 1024
+_BLOCK_COLUMNS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class InfluenceNetwork:
+    """One-hidden-layer ReLU network over a pair of embeddings, with an affine map back to raw scale.
+
+    `influence(i, j) = scale * (W2 relu(W1 (e_i ++ e_j) + b1) + b2) + shift`; W1 [hidden, 2d] with the
+    row half first, b1 [hidden], W2 [1, hidden], b2 [1], all float32. Build it by `from_weights`.
+    """
+
+    W1: Float32
+    b1: Float32
+    W2: Float32
+    b2: Float32
+    scale: float = 1.0
+    shift: float = 0.0
+
+    @classmethod
+    def from_weights(
+        cls,
+        W1: npt.ArrayLike,
+        b1: npt.ArrayLike,
+        W2: npt.ArrayLike,
+        b2: npt.ArrayLike,
+        *,
+        scale: float = 1.0,
+        shift: float = 0.0,
+    ) -> InfluenceNetwork:
+        """A network from its weights, copied as float32. Raises ValueError when shapes do not fit."""
+        w1, c1, w2, c2 = (np.array(w, dtype=np.float32, order="C") for w in (W1, b1, W2, b2))
+        hidden = c1.size
+        if w1.ndim != 2 or w1.shape[0] != hidden or w1.shape[1] % 2 or w1.shape[1] == 0:
+            raise ValueError(f"W1 must be [hidden, 2d] with hidden = {hidden}, got {list(w1.shape)}")
+        if c1.shape != (hidden,) or w2.shape != (1, hidden) or c2.shape != (1,):
+            raise ValueError(
+                f"b1, W2, b2 must be [{hidden}], [1, {hidden}], [1], "
+                f"got {list(c1.shape)}, {list(w2.shape)}, {list(c2.shape)}"
+            )
+        return cls(w1, c1, w2, c2, float(scale), float(shift))
+
+    @property
+    def dimension(self) -> int:
+        """d: length of one embedding."""
+        return int(self.W1.shape[1]) // 2
+
+    @property
+    def hidden(self) -> int:
+        """Number of hidden units."""
+        return int(self.W1.shape[0])
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained weights: (2d + 1) * hidden + hidden + 1."""
+        return self.W1.size + self.b1.size + self.W2.size + self.b2.size
+
+    def predict(self, rows: Float32, columns: Float32, out: Float32 | None = None) -> Float32:
+        """Raw-scale influence of every row on every column: rows [m, d], columns [n, d] -> [m, n].
+
+        Works in tiles of about 16 x 512 pairs that stay in cache; beside the inputs and the result the
+        memory does not grow with m or n. `out` (float32 [m, n], writable) is filled and returned when
+        given. Equal calls give equal bits; the values of a sub-block agree within rounding (1e-6 of the
+        scale). Raises ValueError when a shape or the type of `out` does not fit.
+        """
+        self._check(rows, columns)
+        shape = (len(rows), len(columns))
+        if out is None:
+            out = np.empty(shape, dtype=np.float32)
+        elif out.shape != shape or out.dtype != np.float32 or not out.flags.writeable:
+            raise ValueError(
+                f"out must be writable float32 {list(shape)}, got {out.dtype} {list(out.shape)}"
+                + ("" if out.flags.writeable else ", read-only")
+            )
+        with torch.inference_mode():
+            for c in range(0, shape[1], _BLOCK_COLUMNS):
+                B = self._column_terms(columns[c : c + _BLOCK_COLUMNS])
+                for r in range(0, shape[0], _BLOCK_ROWS):
+                    A = self._row_terms(rows[r : r + _BLOCK_ROWS])
+                    self._fill(A, B, out[r : r + len(A), c : c + len(B)])
+        return out
+
+    def predict_pairs(self, rows: Float32, columns: Float32) -> Float32:
+        """Raw-scale influence of rows[k] on columns[k]: two arrays [k, d] -> [k].
+
+        Raises ValueError when shapes do not fit.
+        """
+        self._check(rows, columns)
+        if len(rows) != len(columns):
+            raise ValueError(f"pairs need as many rows as columns, got {len(rows)} and {len(columns)}")
+        out = np.empty(len(rows), dtype=np.float32)
+        weights = torch.from_numpy(self.W2[0])
+        with torch.inference_mode():
+            for k in range(0, len(rows), _BLOCK_COLUMNS):
+                A = self._row_terms(rows[k : k + _BLOCK_COLUMNS])
+                B = self._column_terms(columns[k : k + _BLOCK_COLUMNS])
+                out[k : k + len(A)] = self._to_raw(torch.mv(A.add_(B).relu_(), weights)).numpy()
+        return out
+
+    def save(self, path: str | Path, metadata: dict[str, str] | None = None) -> None:
+        """Write a safetensors file; `metadata` is kept beside the sizes, scale and shift."""
+        own = {
+            "format": FORMAT,
+            "architecture": "Linear, ReLU, Linear",
+            "dimension": str(self.dimension),
+            "hidden": str(self.hidden),
+            "scale": json.dumps(self.scale),
+            "shift": json.dumps(self.shift),
+        }
+        save_file({n: getattr(self, n) for n in _WEIGHTS}, str(path), metadata={**(metadata or {}), **own})
+
+    @classmethod
+    def load(cls, path: str | Path) -> InfluenceNetwork:
+        """Read what `save` wrote. Raises IntegrityError when the file is broken or of another kind."""
+        try:
+            with safe_open(str(path), framework="np") as file:
+                metadata = file.metadata() or {}
+                kind = metadata.get("format")
+                if kind != FORMAT:
+                    raise IntegrityError(f"{path}: not an InfluenceNetwork (format {kind!r})")
+                weights = [file.get_tensor(name) for name in _WEIGHTS]
+            scale, shift = json.loads(metadata["scale"]), json.loads(metadata["shift"])
+            return cls.from_weights(*weights, scale=scale, shift=shift)
+        except (SafetensorError, KeyError, ValueError) as e:
+            raise IntegrityError(f"{path}: broken InfluenceNetwork file ({e})") from e
+
+    def _check(self, rows: npt.NDArray[Any], columns: npt.NDArray[Any]) -> None:
+        for name, x in (("rows", rows), ("columns", columns)):
+            if x.ndim != 2 or x.shape[1] != self.dimension:
+                raise ValueError(f"{name} must be [n, {self.dimension}], got {list(x.shape)}")
+
+    def _row_terms(self, rows: Float32) -> torch.Tensor:
+        """A = rows W1r^T, [m, hidden]."""
+        return _tensor(rows) @ torch.from_numpy(self.W1[:, : self.dimension]).T
+
+    def _column_terms(self, columns: Float32) -> torch.Tensor:
+        """B = columns W1c^T + b1, [n, hidden]."""
+        half = torch.from_numpy(self.W1[:, self.dimension :])
+        return torch.addmm(torch.from_numpy(self.b1), _tensor(columns), half.T)
+
+    def _to_raw(self, net: torch.Tensor) -> torch.Tensor:
+        return net.add_(float(self.b2[0])).mul_(self.scale).add_(self.shift)
+
+    def _fill(self, A: torch.Tensor, B: torch.Tensor, out: Float32) -> None:
+        """out[i, j] = scale * (W2 relu(A_i + B_j) + b2) + shift, tile by tile."""
+        m, n, hidden = len(A), len(B), self.hidden
+        step = max(16, _TILE_FLOATS // (_TILE_ROWS * hidden))
+        weights = torch.from_numpy(self.W2[0])
+        buffer = torch.empty(min(_TILE_ROWS, m) * min(step, n) * hidden, dtype=torch.float32)
+        for j in range(0, n, step):
+            b = B[j : j + step]
+            for i in range(0, m, _TILE_ROWS):
+                a = A[i : i + _TILE_ROWS]
+                tile = buffer[: len(a) * len(b) * hidden].view(len(a), len(b), hidden)
+                torch.add(a[:, None, :], b[None, :, :], out=tile).relu_()
+                net = torch.mv(tile.view(-1, hidden), weights).view(len(a), len(b))
+                out[i : i + len(a), j : j + len(b)] = self._to_raw(net).numpy()
+
+
+def _tensor(x: npt.NDArray[Any]) -> torch.Tensor:
+    # A copy: torch refuses to promise anything about read-only arrays such as memory maps.
+    return torch.from_numpy(np.array(x, dtype=np.float32, order="C"))

@@ -1,0 +1,1 @@
+"""The stages of a valuation as plain functions over a workspace; `tasks/` wraps them for Prefect."""

@@ -1,0 +1,210 @@
+"""From the completed matrix to scores, a subset, and the subset in the shape of the user's file."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from nncift_core.hashing import hash_rank
+from nncift_core.influence.contract import Float32, InfluenceFunction
+from nncift_core.pipeline.problem import Problem
+from nncift_core.selection import RULES, NonNegative, Selection
+from nncift_core.store.datasets import Dataset
+from nncift_core.store.files import publish
+from nncift_core.store.matrix import MatrixReader, RowBlock
+from nncift_core.store.references import EstimatorRef
+from nncift_core.store.segments import SegmentStore
+from nncift_core.store.workspace import Workspace
+
+Int64 = npt.NDArray[np.int64]
+SELECTION_SCHEMA = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("rank", pa.int64()),
+        ("train_id", pa.int64()),
+        ("gain", pa.float64()),
+        ("score", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The subset and what it was chosen by.
+
+    order [k]: indices of pool rows, best first; gains [k]; scores [M, T]: mean influence of every pool
+    row per target task; exact_rows [M]: whether all of a row's values are exact; facts: what a report
+    should say (rule, budget, picks with positive gain, ties, scaling).
+    """
+
+    order: Int64
+    gains: npt.NDArray[np.float64]
+    scores: Float32
+    exact_rows: npt.NDArray[np.bool_]
+    facts: dict[str, Any]
+
+    @property
+    def score(self) -> Float32:
+        """One score per pool row: its best task's (LESS, methods.md 1.5); with one task, that task's."""
+        best: Float32 = self.scores.max(axis=1)
+        return best
+
+
+def open_matrix(problem: Problem, ref: EstimatorRef | None) -> MatrixReader:
+    """The completed matrix [row contents, column contents] as a stream of blocks."""
+    exact = SegmentStore(problem.ws, "exact", problem.keys.function)
+    estimates = SegmentStore(problem.ws, "estimate", ref.key) if ref else None
+    return MatrixReader(exact, estimates, problem.row_shards, problem.columns)
+
+
+def choose(problem: Problem, function: InfluenceFunction, ref: EstimatorRef | None) -> Choice:
+    """Score every pool row and pick the subset by the configured rule (design decision 6).
+
+    The matrix is assembled in a file-backed array of rows x target rows, never in memory.
+    """
+    rule = problem.config.resolve_rule()
+    with tempfile.TemporaryDirectory(dir=problem.ws.tmp_dir) as scratch:
+        collected = _Collector(problem, function, Path(scratch))
+        for block in open_matrix(problem, ref):
+            collected.add(block)
+        selection, facts = _apply_rule(problem, rule, collected)
+    facts |= {
+        "rule": rule,
+        "budget": len(selection.order),
+        "candidates": len(problem.pool.content_ids),
+        "positive_gain": selection.positive,
+        "tied_steps": selection.ties,
+    }
+    return Choice(selection.order, selection.gains, collected.scores, collected.exact_rows, facts)
+
+
+class _Collector:
+    """Expands blocks of contents to rows: scores of the pool, candidates' and existing rows' values."""
+
+    def __init__(self, problem: Problem, function: InfluenceFunction, scratch: Path) -> None:
+        self.problem, self.function = problem, function
+        self.columns = problem.column_of_target
+        self.pool = _Expansion(problem.pool.content_ids)
+        existing = problem.of_role("existing")
+        self.old = _Expansion(existing[0].content_ids if existing else np.empty(0, np.int64))
+        shape = (len(problem.pool.content_ids), len(self.columns))
+        self.scores = np.zeros((shape[0], len(problem.task_names)), np.float32)
+        self.exact_rows = np.zeros(shape[0], bool)
+        needs_matrix = RULES[problem.config.resolve_rule()].reads == "matrix"
+        self.candidates = np.memmap(scratch / "pool", np.float32, "w+", shape=shape) if needs_matrix else None
+        self.existing = np.full((len(self.old), shape[1]), np.nan, np.float32)
+        self.low, self.high = np.inf, -np.inf
+
+    def add(self, block: RowBlock) -> None:
+        values = block.values[:, self.columns]
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        at, rows = self.pool.rows_of(block.row_ids)
+        all_exact: npt.NDArray[np.bool_] = np.all(block.exact, axis=1)
+        scores = self.function.aggregate(values, self.problem.task_of_target)
+        self.scores[rows] = scores[at]
+        self.exact_rows[rows] = all_exact[at]
+        if self.candidates is not None:
+            self.candidates[rows] = values[at]
+        at, rows = self.old.rows_of(block.row_ids)
+        self.existing[rows] = values[at]
+
+
+class _Expansion:
+    """From content ids to the rows that hold them (duplicates are rows of their own)."""
+
+    def __init__(self, content_ids: Int64) -> None:
+        self.order = np.argsort(content_ids, kind="stable")
+        self.sorted = content_ids[self.order]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def rows_of(self, contents: Int64) -> tuple[Int64, Int64]:
+        """For every row that holds one of `contents` [r]: index into `contents`, row number."""
+        low = np.searchsorted(self.sorted, contents, "left")
+        counts = np.searchsorted(self.sorted, contents, "right") - low
+        at = np.repeat(np.arange(len(contents)), counts)
+        offset = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return at, self.order[np.repeat(low, counts) + offset]
+
+
+def _apply_rule(problem: Problem, name: Any, c: _Collector) -> tuple[Selection, dict[str, Any]]:
+    rule = RULES[name]
+    budget = problem.config.selection.budget(len(problem.pool.content_ids))
+    if rule.reads == "scores":
+        ranks = hash_rank(problem.pool.example_ids, problem.config.seed, "tie")
+        return rule.select(c.scores.max(axis=1), budget, ranks), {}
+    assert c.candidates is not None
+    scaling = NonNegative(c.low, c.high)
+    for start in range(0, len(c.candidates), 4096):
+        part = c.candidates[start : start + 4096]
+        scaling.apply(part, part)
+    parameters = {p: getattr(problem.config.selection, p) for p in rule.parameters}
+    facts = {"scaled_from": [scaling.minimum, scaling.maximum], **parameters}
+    if rule.existing:
+        return rule.select(c.candidates.T, scaling.apply(c.existing).T, budget, **parameters), facts
+    return rule.select(c.candidates.T, budget, **parameters), facts
+
+
+def selection_table(run_id: str, choice: Choice, pool: Dataset) -> pa.Table:
+    """View `selection`: rank 1 is the first pick."""
+    k = len(choice.order)
+    return pa.table(
+        [
+            pa.array([run_id] * k, pa.string()),
+            pa.array(np.arange(1, k + 1)),
+            pa.array(pool.example_ids[choice.order]),
+            pa.array(choice.gains),
+            pa.array(choice.score[choice.order].astype(np.float64)),
+        ],
+        schema=SELECTION_SCHEMA,
+    )
+
+
+def scores_table(run_id: str, problem: Problem, choice: Choice) -> pa.Table:
+    """View `scores`: one row per pool row and target task."""
+    rows, tasks = choice.scores.shape
+    origin = np.where(choice.exact_rows, "exact", "estimated")
+    return pa.table(
+        {
+            "run_id": pa.array([run_id] * (rows * tasks), pa.string()).dictionary_encode(),
+            "function": pa.array([problem.config.influence.function] * (rows * tasks)).dictionary_encode(),
+            "task": pa.array(np.repeat(problem.task_names, rows).tolist(), pa.string()).dictionary_encode(),
+            "variant": pa.array(["mean"] * (rows * tasks)).dictionary_encode(),
+            "seed": pa.array(np.full(rows * tasks, problem.config.seed, np.int64)),
+            "origin": pa.array(np.tile(origin, tasks).tolist(), pa.string()).dictionary_encode(),
+            "train_id": pa.array(np.tile(problem.pool.example_ids, tasks)),
+            "score": pa.array(choice.scores.T.ravel().astype(np.float64)),
+        }
+    )
+
+
+def write_subset(
+    ws: Workspace, path: Path, pool: Dataset, choice: Choice, *, key: str, parents: tuple[str, ...]
+) -> None:
+    """`subset.jsonl`: the user's own rows, best first, plus rank, gain and score.
+
+    Where the user's rows have such a key already, ours is called nncift_rank, nncift_gain, nncift_score.
+    """
+    records = [json.loads(r) for r in pool.rows["record"].take(pa.array(choice.order)).to_pylist()]
+    taken = {key for record in records for key in record}
+    names = [n if n not in taken else f"nncift_{n}" for n in ("rank", "gain", "score")]
+    scores = choice.score[choice.order].astype(np.float64).tolist()
+    values = zip(range(1, len(records) + 1), choice.gains.tolist(), scores, strict=True)
+
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8") as f:
+            for record, row in zip(records, values, strict=True):
+                line = {**record, **dict(zip(names, row, strict=True))}
+                f.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    publish(
+        ws.root, path, write, kind="subset", key=key, rows=len(records), producer="select", parents=parents
+    )

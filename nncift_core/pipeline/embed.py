@@ -1,0 +1,59 @@
+"""Embedding what has no vector yet, in shards of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nncift_core.encoders import Encoder, example_text
+from nncift_core.pipeline.problem import Problem
+from nncift_core.store.vectors import VectorStore
+
+PIECE = 512
+
+
+@dataclass(frozen=True)
+class EmbedShard:
+    """Contents of one block that lack a vector."""
+
+    name: str
+    content_ids: tuple[int, ...]
+
+
+def embeddings_needed(problem: Problem) -> bool:
+    """Whether any later stage reads embeddings: the estimator does, and functions that say so."""
+    return not problem.all_exact or problem.config.influence.function == "delift-se"
+
+
+def plan_embed(problem: Problem) -> tuple[list[EmbedShard], int]:
+    """Shards of what is missing, and the number of distinct contents in all."""
+    shards, seen = [], set[int]()
+    sides = [("pool", problem.row_shards), ("target", problem.column_shards)]
+    for side, blocks in sides:
+        for number, contents in enumerate(blocks):
+            fresh = np.array([c for c in contents.tolist() if c not in seen], dtype=np.int64)
+            seen.update(fresh.tolist())
+            missing = problem.vectors.missing(fresh)
+            if len(missing):
+                shards.append(EmbedShard(f"{side} block {number}", tuple(missing.tolist())))
+    return shards, len(seen)
+
+
+def embed_shard(
+    problem: Problem, encoder: Encoder, shard: EmbedShard, progress: Callable[[int], None] | None = None
+) -> dict[str, int]:
+    """Embed a shard piece by piece, so that a killed one keeps its finished pieces."""
+    store = VectorStore(problem.ws, encoder.key)
+    before = encoder.truncated
+    ids = store.missing(np.array(shard.content_ids, np.int64))
+    parents = tuple(d.ref.path for d in problem.datasets)
+    for start in range(0, len(ids), PIECE):
+        piece = ids[start : start + PIECE]
+        texts = problem.texts(piece)
+        joined = [example_text(p, r) for p, r in zip(texts.prompts, texts.responses, strict=True)]
+        store.write(piece, encoder.embed(joined), parents)
+        if progress:
+            progress(len(piece))
+    return {"computed": len(ids), "truncated_texts": encoder.truncated - before}

@@ -1,0 +1,65 @@
+"""Reading what a config names, once per process, before anything is started or written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nncift_core.config import Config, DatasetConfig
+from nncift_core.datasets import dataset_name, read_dataset, source_fingerprint
+from nncift_core.errors import UserError
+from nncift_core.records import Example, ReadReport
+
+Role = Literal["pool", "target", "existing"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One data set of the job in its role, with its rows and the identity of its source."""
+
+    role: Role
+    name: str
+    config: DatasetConfig
+    fingerprint: str
+    examples: tuple[Example, ...]
+    report: ReadReport
+
+
+_CACHE: dict[str, tuple[tuple[Example, ...], ReadReport]] = {}
+
+
+def sources(config: Config) -> list[tuple[Role, DatasetConfig]]:
+    """Every data set that a config names, with its role: pool, targets, existing."""
+    found: list[tuple[Role, DatasetConfig]] = [("pool", config.pool)]
+    found += [("target", d) for d in config.target.datasets()]
+    if config.selection.existing is not None:
+        found.append(("existing", config.selection.existing))
+    return found
+
+
+def read_input(role: Role, dataset: DatasetConfig, base_dir: str) -> Input:
+    """Read and validate one data set; a second call with unchanged files costs only their hashes."""
+    fingerprint = source_fingerprint(dataset, base_dir)
+    if fingerprint not in _CACHE:
+        examples, report = read_dataset(dataset, base_dir)
+        _CACHE[fingerprint] = (tuple(examples), report)
+    examples_, report_ = _CACHE[fingerprint]
+    return Input(role, dataset_name(dataset), dataset, fingerprint, examples_, report_)
+
+
+def read_inputs(config: Config) -> list[Input]:
+    """Every data set of the job, validated; raises UserError as `read_dataset` does.
+
+    Also refuses two data sets of one role under one name, whose rows could not be told apart.
+    """
+    inputs = [read_input(role, dataset, config.base_dir) for role, dataset in sources(config)]
+    seen: set[tuple[str, str]] = set()
+    for i in inputs:
+        if (i.role, i.name) in seen:
+            raise UserError(
+                f"two {i.role} data sets are named {i.name!r}",
+                field=i.role,
+                mend="Rename one file, or value them in separate runs with `name = ...`.",
+            )
+        seen.add((i.role, i.name))
+    return inputs

@@ -1,0 +1,202 @@
+"""Rows in append-only blocks (design decisions 1 and 2).
+
+A block holds rows in order of arrival and is never changed. A version file lists the rows of one
+reading, so that removed rows are simply not in it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nncift_core.errors import IntegrityError
+from nncift_core.hashing import canonical_json, content_hash, content_id, digest, example_id, int63
+from nncift_core.records import Example
+from nncift_core.store.files import is_intact, locked, publish, verify
+from nncift_core.store.references import DatasetRef
+from nncift_core.store.workspace import Workspace
+
+Int64 = npt.NDArray[np.int64]
+
+BLOCK_SCHEMA = pa.schema(
+    [
+        ("example_id", pa.int64()),
+        ("content_id", pa.int64()),
+        ("text_id", pa.int64()),
+        ("content_hash", pa.string()),
+        ("prompt", pa.large_string()),
+        ("response", pa.large_string()),
+    ]
+)
+VERSION_SCHEMA = pa.schema(
+    [
+        ("example_id", pa.int64()),
+        ("content_id", pa.int64()),
+        ("text_id", pa.int64()),
+        ("row_number", pa.int64()),
+        ("source", pa.string()),
+        ("source_id", pa.string()),
+        ("task", pa.string()),
+        ("split", pa.string()),
+        ("label", pa.string()),
+        ("record", pa.large_string()),
+    ]
+)
+
+
+def identify(examples: Sequence[Example], dataset: str, role: str) -> pa.Table:
+    """Both identities of every row, with its text: BLOCK_SCHEMA plus VERSION_SCHEMA, [len(examples)]."""
+    seen: Counter[str] = Counter()
+    columns: dict[str, list[Any]] = {name: [] for name in {*BLOCK_SCHEMA.names, *VERSION_SCHEMA.names}}
+    for e in examples:
+        hash_ = content_hash(e.prompt, e.response)
+        columns["example_id"].append(example_id(dataset, role, hash_, seen[hash_]))
+        seen[hash_] += 1
+        columns["content_id"].append(content_id(hash_))
+        columns["content_hash"].append(hash_)
+        columns["text_id"].append(int63(f"{len(e.prompt)}\x1f{e.prompt}{e.response}"))
+        for name in ("prompt", "response", "row_number", "source", "source_id", "task", "split", "label"):
+            columns[name].append(getattr(e, name))
+        columns["record"].append(canonical_json(e.record))
+    schema = pa.unify_schemas([BLOCK_SCHEMA, VERSION_SCHEMA])
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def store_dataset(
+    ws: Workspace, examples: Sequence[Example], *, dataset: str, role: str, block_rows: int, fingerprint: str
+) -> DatasetRef:
+    """Append the rows that are new, in blocks of at most `block_rows`, and write the version file.
+
+    Returns a reference whose `new_rows` counts the appended rows.
+    """
+    table = identify(examples, dataset, role)
+    folder = ws.dataset_dir(role, dataset)
+    with locked(ws.lock(f"dataset-{folder.name}")):
+        known = _known_rows(folder)
+        ids, texts = table["example_id"].to_pylist(), table["text_id"].to_pylist()
+        new = [i for i, row in enumerate(zip(ids, texts, strict=True)) if row not in known]
+        number = len(_blocks(folder))
+        for start in range(0, len(new), block_rows):
+            part = table.take(new[start : start + block_rows]).select(BLOCK_SCHEMA.names)
+            _write_block(ws, folder, number, part, fingerprint)
+            number += 1
+        version = digest([ids, texts, table["row_number"].to_pylist(), table["record"].to_pylist()])
+        path = folder / "versions" / f"{version}.parquet"
+        if not is_intact(path):
+            rows = table.select(VERSION_SCHEMA.names)
+            publish(
+                ws.root,
+                path,
+                lambda p: pq.write_table(rows, p, compression="zstd"),
+                kind="dataset-version",
+                key=version,
+                rows=len(rows),
+                producer="ingest",
+                parents=tuple(ws.relative(b) for b in _blocks(folder)),
+                meta={"dataset": dataset, "role": role},
+            )
+    return DatasetRef(
+        role=role, dataset=dataset, version=version, path=ws.relative(path), rows=len(ids), new_rows=len(new)
+    )
+
+
+def _blocks(folder: Path) -> list[Path]:
+    return sorted(p for p in (folder / "blocks").glob("*.parquet") if is_intact(p))
+
+
+def _known_rows(folder: Path) -> set[tuple[int, int]]:
+    known: set[tuple[int, int]] = set()
+    for block in _blocks(folder):
+        t = pq.read_table(block, columns=["example_id", "text_id"])
+        known.update(zip(t["example_id"].to_pylist(), t["text_id"].to_pylist(), strict=True))
+    return known
+
+
+def _write_block(ws: Workspace, folder: Path, number: int, part: pa.Table, fingerprint: str) -> None:
+    key = digest(part["content_hash"].to_pylist())
+    publish(
+        ws.root,
+        folder / "blocks" / f"{number:06d}-{key[:12]}.parquet",
+        lambda p: pq.write_table(part, p, compression="zstd"),
+        kind="dataset-block",
+        key=key,
+        rows=len(part),
+        producer="ingest",
+        parents=(f"source:{fingerprint}",),
+    )
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts of distinct contents: content_ids [n], n prompts, n responses."""
+
+    content_ids: Int64
+    prompts: tuple[str, ...]
+    responses: tuple[str, ...]
+
+
+class Dataset:
+    """A stored version: its rows in file order and its distinct contents in order of arrival.
+
+    example_ids, content_ids, row_number [rows]; contents [K]: distinct content ids in order of
+    arrival; block_of [K]: the block that each content lies in; blocks: names of the block files.
+    """
+
+    def __init__(self, ws: Workspace, ref: DatasetRef) -> None:
+        self.ws, self.ref = ws, ref
+        path = ws.root / ref.path
+        verify(path)
+        self.rows: pa.Table = pq.read_table(path)
+        self.example_ids: Int64 = self.rows["example_id"].to_numpy()
+        self.content_ids: Int64 = self.rows["content_id"].to_numpy()
+        self.folder = path.parent.parent
+        self.blocks = _blocks(self.folder)
+        self.contents, self.block_of = self._arrival_order()
+
+    def _arrival_order(self) -> tuple[Int64, Int64]:
+        wanted = set(zip(self.example_ids.tolist(), self.rows["text_id"].to_pylist(), strict=True))
+        contents: dict[int, int] = {}
+        for number, block in enumerate(self.blocks):
+            t = pq.read_table(block, columns=["example_id", "content_id", "text_id"])
+            for row in zip(*(t[c].to_pylist() for c in ("example_id", "text_id", "content_id")), strict=True):
+                if row[:2] in wanted:
+                    contents.setdefault(row[2], number)
+        if len(contents) != len(set(self.content_ids.tolist())):
+            raise IntegrityError(
+                f"{self.ref.path}: some rows lie in no intact block; run again to store them anew"
+            )
+        return (
+            np.fromiter(contents.keys(), np.int64, len(contents)),
+            np.fromiter(contents.values(), np.int64, len(contents)),
+        )
+
+    def shards(self) -> list[Int64]:
+        """The distinct contents, block by block."""
+        return [
+            self.contents[self.block_of == b] for b in range(len(self.blocks)) if (self.block_of == b).any()
+        ]
+
+    def texts(self, content_ids: Int64) -> Texts:
+        """Texts of `content_ids` [n], in that order, as read. Reads only the blocks they lie in."""
+        place = {int(c): int(b) for c, b in zip(self.contents, self.block_of, strict=True)}
+        found: dict[int, tuple[str, str]] = {}
+        wanted = {int(c) for c in content_ids}
+        for number in sorted({place[c] for c in wanted}):
+            t = pq.read_table(self.blocks[number], columns=["content_id", "prompt", "response"])
+            t = t.filter(pa.compute.is_in(t["content_id"], pa.array(sorted(wanted), pa.int64())))
+            for c, p, r in zip(*(t[n].to_pylist() for n in t.column_names), strict=True):
+                found.setdefault(c, (p, r))
+        pairs = [found[int(c)] for c in content_ids]
+        return Texts(content_ids, tuple(p for p, _ in pairs), tuple(r for _, r in pairs))
+
+    def tasks(self) -> list[str]:
+        """Target task of every row: its `task` column, else the data set's name."""
+        return [t if t is not None else self.ref.dataset for t in self.rows["task"].to_pylist()]

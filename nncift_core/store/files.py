@@ -1,0 +1,159 @@
+"""Atomic, verified files: payload first, manifest last; what has no manifest does not exist."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nncift_core.errors import IntegrityError
+
+MANIFEST_SUFFIX = ".manifest.json"
+
+# Payloads are written once, so a checksum that held for this inode and change time holds still.
+_CHECKED: set[tuple[str, int, int, str]] = set()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What stands beside every payload: what it is, what made it, and how to check it.
+
+    kind: dataset-block, dataset-version, embedding, exact, estimate, estimator, ...; key: identity
+    of the computation; parents: artifacts it was made from (relative paths or keys); meta: counts.
+    """
+
+    artifact: str
+    kind: str
+    key: str
+    rows: int
+    size: int
+    sha256: str
+    created_at: str
+    producer: str
+    parents: tuple[str, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def now() -> str:
+    """UTC time as ISO-8601 with microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file aside, fsync it, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        write(part)
+        with part.open("rb+") as f:
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """One JSON document, atomically."""
+    text = json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True)
+    write_atomic(path, lambda p: void(p.write_text(text, encoding="utf-8")))
+
+
+def void(_: object) -> None:
+    """Drop a value, so that an expression can serve as a callback."""
+
+
+def manifest_path(payload: Path) -> Path:
+    """Where the manifest of `payload` stands."""
+    return payload.with_name(payload.name + MANIFEST_SUFFIX)
+
+
+def publish(
+    root: Path,
+    path: Path,
+    write: Callable[[Path], None],
+    *,
+    kind: str,
+    key: str,
+    rows: int,
+    producer: str,
+    parents: tuple[str, ...] = (),
+    meta: dict[str, Any] | None = None,
+) -> Manifest:
+    """Write a payload atomically, then its manifest; only then can it be seen."""
+    write_atomic(path, write)
+    manifest = Manifest(
+        artifact=path.relative_to(root).as_posix(),
+        kind=kind,
+        key=key,
+        rows=rows,
+        size=path.stat().st_size,
+        sha256=sha256_of(path),
+        created_at=now(),
+        producer=producer,
+        parents=parents,
+        meta=meta or {},
+    )
+    write_json(manifest_path(path), asdict(manifest))
+    return manifest
+
+
+def read_manifest(payload: Path) -> Manifest | None:
+    """The manifest of `payload`, or None when there is none or it cannot be read."""
+    try:
+        data = json.loads(manifest_path(payload).read_text(encoding="utf-8"))
+        return Manifest(**{**data, "parents": tuple(data["parents"])})
+    except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
+        return None
+
+
+def is_intact(payload: Path) -> bool:
+    """Whether `payload` has a manifest and matches it in size and checksum."""
+    manifest = read_manifest(payload)
+    if manifest is None or not payload.is_file():
+        return False
+    stat = payload.stat()
+    if stat.st_size != manifest.size:
+        return False
+    seen = (str(payload), stat.st_ino, stat.st_mtime_ns, manifest.sha256)
+    if seen not in _CHECKED:
+        if sha256_of(payload) != manifest.sha256:
+            return False
+        _CHECKED.add(seen)
+    return True
+
+
+def verify(payload: Path) -> Manifest:
+    """The manifest of `payload` after a full check; raises IntegrityError naming the file."""
+    manifest = read_manifest(payload)
+    if manifest is None or not is_intact(payload):
+        raise IntegrityError(f"{payload.name}: stored file is missing or damaged; run again to recompute it")
+    return manifest
+
+
+def discard(payload: Path) -> None:
+    """Remove a damaged payload and its manifest (manifest first, so that it vanishes at once)."""
+    manifest_path(payload).unlink(missing_ok=True)
+    payload.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive `flock`; the kernel frees it when the holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,187 @@
+"""Runs, their attempts, costs and results (design decision 4).
+
+An attempt holds a lock while it lives: one whose lock is free but whose status is "running" was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nncift_core.errors import UserError
+from nncift_core.store.files import is_intact, now, publish, write_json
+from nncift_core.store.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage of one attempt did: items in all, computed now, reused; seconds; peak memory."""
+
+    stage: str
+    device: str
+    items: int
+    computed: int
+    reused: int
+    seconds: float
+    peak_rss_mb: float
+
+
+class Attempt:
+    """One attempt of a run; writes its record, its costs and, at the end, the run's result."""
+
+    def __init__(self, ws: Workspace, run_id: str, number: int, record: dict[str, Any]) -> None:
+        self.ws, self.run_id, self.number, self.record = ws, run_id, number, record
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.ws.run_dir(self.run_id)
+
+    def cost(self, cost: Cost) -> None:
+        """Record a stage's cost at once, so that a killed attempt keeps it."""
+        name = f"{self.number:04d}-{cost.stage}-{re.sub('[^a-z0-9]', '_', cost.device)}.json"
+        row = {"run_id": self.run_id, "attempt": self.number, **asdict(cost)}
+        write_json(self.folder / "costs" / name, row)
+
+    def costs(self) -> list[dict[str, Any]]:
+        """Cost rows of this attempt, in the order they were written."""
+        return [c for c in read_costs(self.ws, self.run_id) if c["attempt"] == self.number]
+
+    def finish(self, status: str, error: str | None = None) -> None:
+        """Mark the attempt completed, failed or interrupted."""
+        self.record.update(status=status, finished_at=now(), error=error)
+        write_json(self.folder / "attempts" / f"{self.number:04d}.json", self.record)
+
+    def publish_result(self, result: dict[str, Any]) -> None:
+        """Make the run's result visible to the views, in one step."""
+        write_json(self.folder / "result.json", {**result, "attempt": self.number, "published_at": now()})
+
+
+@contextlib.contextmanager
+def attempt(
+    ws: Workspace, run_id: str, config: dict[str, Any], versions: dict[str, str]
+) -> Iterator[Attempt]:
+    """Open the next attempt of a run; marks attempts that were killed; closes it by outcome."""
+    folder = ws.run_dir(run_id) / "attempts"
+    folder.mkdir(parents=True, exist_ok=True)
+    _mark_killed(folder)
+    number = 1 + max((int(p.stem) for p in folder.glob("[0-9]*.json")), default=0)
+    with (folder / f"{number:04d}.lock").open("a+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = {
+            "run_id": run_id,
+            "attempt": number,
+            "config": config,
+            "status": "running",
+            "started_at": now(),
+            "finished_at": None,
+            "versions": versions,
+            "error": None,
+        }
+        write_json(folder / f"{number:04d}.json", record)
+        current = Attempt(ws, run_id, number, record)
+        try:
+            yield current
+        except KeyboardInterrupt:
+            current.finish("interrupted")
+            raise
+        except BaseException as e:
+            current.finish("failed", f"{type(e).__name__}: {e}"[:2000])
+            raise
+        current.finish("completed")
+
+
+def _mark_killed(folder: Path) -> None:
+    for path in folder.glob("[0-9]*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["status"] != "running":
+            continue
+        with path.with_suffix(".lock").open("a+b") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            write_json(path, {**record, "status": "killed"})
+
+
+def read_attempts(ws: Workspace) -> list[dict[str, Any]]:
+    """Every attempt of every run, oldest first."""
+    files = (ws.root / "runs").glob("*/attempts/[0-9]*.json")
+    records = [json.loads(p.read_text(encoding="utf-8")) for p in files]
+    return sorted(records, key=lambda r: str(r["started_at"]))
+
+
+def read_costs(ws: Workspace, run_id: str | None = None) -> list[dict[str, Any]]:
+    """Cost rows of one run, or of all."""
+    files = (ws.root / "runs").glob(f"{run_id or '*'}/costs/*.json")
+    ordered = sorted(files, key=lambda p: p.stat().st_mtime_ns)
+    return [json.loads(p.read_text(encoding="utf-8")) for p in ordered]
+
+
+def read_result(ws: Workspace, run_id: str) -> dict[str, Any] | None:
+    """The published result of a run, or None."""
+    path = ws.run_dir(run_id) / "result.json"
+    if not path.is_file():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
+
+
+def resolve_runs(ws: Workspace, run: str | None) -> list[str]:
+    """Run ids for `--run`: None = latest with a result, "all", or an id (a unique prefix will do)."""
+    attempts = read_attempts(ws)
+    ids = list(dict.fromkeys(a["run_id"] for a in attempts))
+    finished = [i for i in ids if read_result(ws, i) is not None]
+    if run == "all":
+        return finished
+    if run is None:
+        published = [(str((read_result(ws, i) or {})["published_at"]), i) for i in finished]
+        return [max(published)[1]] if published else []
+    matches = [i for i in ids if i.startswith(run)]
+    if len(matches) != 1:
+        known = ", ".join(ids) or "none"
+        raise UserError(
+            f"{'no' if not matches else 'more than one'} run {run!r}",
+            field="--run",
+            mend=f"Runs here: {known}.",
+        )
+    return [m for m in matches if m in finished]
+
+
+def publish_table(
+    ws: Workspace,
+    run_id: str,
+    name: str,
+    key: str,
+    table: pa.Table,
+    *,
+    producer: str,
+    parents: tuple[str, ...],
+) -> str:
+    """Write a result table of a run under the key of the computation that made it; returns its path."""
+    path = ws.run_dir(run_id) / "tables" / f"{name}-{key[:16]}.parquet"
+    publish(
+        ws.root,
+        path,
+        lambda p: pq.write_table(table, p, compression="zstd"),
+        kind=name,
+        key=key,
+        rows=len(table),
+        producer=producer,
+        parents=parents,
+    )
+    return ws.relative(path)
+
+
+def intact(ws: Workspace, relative: str) -> bool:
+    """Whether a stored file is there and matches its manifest."""
+    return is_intact(ws.root / relative)

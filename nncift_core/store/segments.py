@@ -1,0 +1,235 @@
+"""Influence values by content pair: block tiles and scattered pairs behind one interface.
+
+A segment is a Parquet file of (row_content, column_content, value). A tile holds the full product of
+its row and column contents, row by row; scattered segments hold single pairs. One `SegmentStore` per
+function key (exact values) or estimator key (estimates); planning is an anti-join on `coverage`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nncift_core.hashing import digest
+from nncift_core.store.files import discard, is_intact, publish
+from nncift_core.store.workspace import Workspace
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+SCHEMA = pa.schema([("row_content", pa.int64()), ("column_content", pa.int64()), ("value", pa.float32())])
+ROW_GROUP = 262_144
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One file. Tile: row_ids [r], column_ids [c]; pairs: row_ids [k], column_ids [k]."""
+
+    name: str
+    layout: Literal["tile", "pairs"]
+    row_ids: Int64
+    column_ids: Int64
+
+
+class SegmentStore:
+    """All segments under one key; `kind` is "exact" or "estimate"."""
+
+    def __init__(self, ws: Workspace, kind: Literal["exact", "estimate"], key: str) -> None:
+        self.ws, self.kind, self.key = ws, kind, key
+        self.folder = ws.exact_dir(key) if kind == "exact" else ws.estimate_dir(key)
+        self._segments: dict[str, Segment] = {}
+        self._tiles_of_row: dict[int, set[str]] = defaultdict(set)
+        self._pairs: dict[int, dict[int, float]] = defaultdict(dict)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Index segments written since the last look; damaged ones are dropped (and so recomputed)."""
+        for path in sorted(self.folder.glob("*.parquet")):
+            if path.name in self._segments:
+                continue
+            if not is_intact(path):
+                discard(path)
+                continue
+            segment = _read_index(path)
+            self._segments[path.name] = segment
+            if segment.layout == "tile":
+                for r in segment.row_ids.tolist():
+                    self._tiles_of_row[r].add(path.name)
+            else:
+                values = pq.read_table(path, columns=["value"])["value"].to_numpy()
+                rows, columns = segment.row_ids.tolist(), segment.column_ids.tolist()
+                for r, c, v in zip(rows, columns, values.tolist(), strict=True):
+                    self._pairs[r][c] = v
+
+    def files(self, row_ids: Int64 | None = None) -> list[str]:
+        """Relative paths of the segments that touch `row_ids` (all, when None), sorted."""
+        wanted = None if row_ids is None else set(row_ids.tolist())
+        return [
+            self.ws.relative(self.folder / name)
+            for name, s in sorted(self._segments.items())
+            if wanted is None or not wanted.isdisjoint(s.row_ids.tolist())
+        ]
+
+    def coverage(self, row_ids: Int64, column_ids: Int64) -> Bool:
+        """Which pairs are known, [len(row_ids), len(column_ids)]."""
+        known = np.zeros((len(row_ids), len(column_ids)), dtype=bool)
+        for _, to_rows, to_columns, _, _ in self._overlaps(row_ids, column_ids):
+            known[np.ix_(to_rows, to_columns)] = True
+        for i, j, _ in self._known_pairs(row_ids, column_ids):
+            known[i, j] = True
+        return known
+
+    def fill(self, row_ids: Int64, column_ids: Int64, out: Float32) -> None:
+        """Write every known value into `out` [len(row_ids), len(column_ids)]; the rest stays."""
+        for name, to_rows, to_columns, from_rows, from_columns in self._overlaps(row_ids, column_ids):
+            out[np.ix_(to_rows, to_columns)] = self._tile(name)[np.ix_(from_rows, from_columns)]
+        for i, j, value in self._known_pairs(row_ids, column_ids):
+            out[i, j] = value
+
+    def lookup(self, row_ids: Int64, column_ids: Int64) -> Float32:
+        """Values of single pairs [k]; NaN where unknown."""
+        out = np.full(len(row_ids), np.nan, np.float32)
+        for k, (r, c) in enumerate(zip(row_ids.tolist(), column_ids.tolist(), strict=True)):
+            if c in self._pairs.get(r, {}):
+                out[k] = self._pairs[r][c]
+                continue
+            for name in self._tiles_of_row.get(r, ()):
+                s = self._segments[name]
+                j = np.flatnonzero(s.column_ids == c)
+                if len(j):
+                    out[k] = self._tile(name)[np.flatnonzero(s.row_ids == r)[0], j[0]]
+                    break
+        return out
+
+    def write_tile(
+        self,
+        row_ids: Int64,
+        column_ids: Int64,
+        values: Float32,
+        *,
+        producer: str,
+        parents: tuple[str, ...] = (),
+        meta: dict[str, int] | None = None,
+    ) -> str:
+        """Store the product tile values [r, c]; returns its relative path."""
+        rows = np.repeat(row_ids, len(column_ids))
+        columns = np.tile(column_ids, len(row_ids))
+        segment = Segment("", "tile", row_ids, column_ids)
+        return self._write(segment, rows, columns, values.ravel(), producer, parents, meta)
+
+    def write_pairs(
+        self,
+        row_ids: Int64,
+        column_ids: Int64,
+        values: Float32,
+        *,
+        producer: str,
+        parents: tuple[str, ...] = (),
+        meta: dict[str, int] | None = None,
+    ) -> str:
+        """Store scattered pairs: three arrays [k]; returns the segment's relative path."""
+        segment = Segment("", "pairs", row_ids, column_ids)
+        return self._write(segment, row_ids, column_ids, values, producer, parents, meta)
+
+    def _write(
+        self,
+        segment: Segment,
+        rows: Int64,
+        columns: Int64,
+        values: Float32,
+        producer: str,
+        parents: tuple[str, ...],
+        meta: dict[str, int] | None,
+    ) -> str:
+        if not np.isfinite(values).all():
+            raise ValueError(f"{int((~np.isfinite(values)).sum())} influence values are not finite")
+        index = {
+            b"layout": segment.layout.encode(),
+            b"row_ids": base64.b64encode(segment.row_ids.astype("<i8").tobytes()),
+            b"column_ids": base64.b64encode(segment.column_ids.astype("<i8").tobytes()),
+        }
+        table = pa.table(
+            [pa.array(rows), pa.array(columns), pa.array(values.astype(np.float32))], schema=SCHEMA
+        ).replace_schema_metadata(index)
+        key = digest([self.key, segment.layout, segment.row_ids.tolist(), segment.column_ids.tolist()])
+        path = self.folder / f"{segment.layout}-{key}.parquet"
+        publish(
+            self.ws.root,
+            path,
+            lambda p: pq.write_table(
+                table,
+                p,
+                compression="zstd",
+                use_dictionary=["row_content", "column_content"],
+                row_group_size=ROW_GROUP,
+            ),
+            kind=self.kind,
+            key=self.key,
+            rows=len(values),
+            producer=producer,
+            parents=parents,
+            meta={"layout": segment.layout, **(meta or {})},
+        )
+        return self.ws.relative(path)
+
+    def _overlaps(self, row_ids: Int64, column_ids: Int64) -> list[tuple[str, Int64, Int64, Int64, Int64]]:
+        """Per tile that meets the rectangle: name, rows and columns there, rows and columns in the tile."""
+        names = sorted(set().union(*(self._tiles_of_row.get(r, ()) for r in row_ids.tolist())))
+        found = []
+        for name in names:
+            s = self._segments[name]
+            _, to_rows, from_rows = np.intersect1d(row_ids, s.row_ids, return_indices=True)
+            _, to_columns, from_columns = np.intersect1d(column_ids, s.column_ids, return_indices=True)
+            if len(to_rows) and len(to_columns):
+                found.append((name, to_rows, to_columns, from_rows, from_columns))
+        return found
+
+    def _known_pairs(self, row_ids: Int64, column_ids: Int64) -> list[tuple[int, int, float]]:
+        place = {c: j for j, c in enumerate(column_ids.tolist())}
+        found = []
+        for i, r in enumerate(row_ids.tolist()):
+            for c, value in self._pairs.get(r, {}).items():
+                if c in place:
+                    found.append((i, place[c], value))
+        return found
+
+    def _tile(self, name: str) -> Float32:
+        s = self._segments[name]
+        values = pq.read_table(self.folder / name, columns=["value"])["value"].to_numpy()
+        out: Float32 = values.reshape(len(s.row_ids), len(s.column_ids))
+        return out
+
+
+def _read_index(path: Path) -> Segment:
+    meta = pq.read_schema(path).metadata
+    ids = {
+        name: np.frombuffer(base64.b64decode(meta[name]), "<i8").astype(np.int64)
+        for name in (b"row_ids", b"column_ids")
+    }
+    layout: Literal["tile", "pairs"] = "tile" if meta[b"layout"] == b"tile" else "pairs"
+    return Segment(path.name, layout, ids[b"row_ids"], ids[b"column_ids"])
+
+
+def rectangles(missing: Bool) -> list[tuple[Int64, Int64]]:
+    """Cover the True cells of `missing` [r, c] by disjoint rectangles (row index, column index).
+
+    Rows with the same missing columns go together, so a fresh block is one rectangle.
+    """
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for i, row in enumerate(np.packbits(missing, axis=1)):
+        groups[row.tobytes()].append(i)
+    out = []
+    for rows in groups.values():
+        columns = np.flatnonzero(missing[rows[0]])
+        if len(columns):
+            out.append((np.array(rows, dtype=np.int64), columns.astype(np.int64)))
+    return out

@@ -1,0 +1,96 @@
+"""Embeddings by content: computed once per text and encoder, stored in shards."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nncift_core.errors import RunError
+from nncift_core.hashing import digest
+from nncift_core.store.files import discard, is_intact, publish
+from nncift_core.store.workspace import Workspace
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+class VectorStore:
+    """Vectors of one encoder. `refresh` sees shards that others have written since."""
+
+    def __init__(self, ws: Workspace, encoder_key: str) -> None:
+        self.ws, self.key = ws, encoder_key
+        self.folder = ws.embedding_dir(encoder_key)
+        self._place: dict[int, tuple[str, int]] = {}
+        self._seen: set[str] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Index shards that are new since the last look; damaged ones are dropped (and so recomputed)."""
+        for path in sorted(self.folder.glob("*.parquet")):
+            if path.name in self._seen:
+                continue
+            if not is_intact(path):
+                discard(path)
+                continue
+            self._seen.add(path.name)
+            ids = pq.read_table(path, columns=["content_id"])["content_id"].to_pylist()
+            for position, c in enumerate(ids):
+                self._place.setdefault(c, (path.name, position))
+
+    def missing(self, content_ids: Int64) -> Int64:
+        """Those of `content_ids` that have no vector yet, in order."""
+        return np.array([c for c in content_ids.tolist() if c not in self._place], dtype=np.int64)
+
+    def write(self, content_ids: Int64, vectors: Float32, parents: tuple[str, ...] = ()) -> str:
+        """Store vectors [n, d] of `content_ids` [n]; returns the shard's relative path."""
+        key = digest([self.key, content_ids.tolist()])
+        flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
+        table = pa.table(
+            {
+                "content_id": pa.array(content_ids),
+                "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+            }
+        )
+        path = self.folder / f"{key}.parquet"
+        publish(
+            self.ws.root,
+            path,
+            lambda p: pq.write_table(table, p, compression="zstd", use_dictionary=False),
+            kind="embedding",
+            key=key,
+            rows=len(content_ids),
+            producer="embed",
+            parents=parents,
+            meta={"encoder": self.key},
+        )
+        self.refresh()
+        return self.ws.relative(path)
+
+    def load(self, content_ids: Int64) -> Float32:
+        """Vectors [n, d] of `content_ids` [n], in that order; raises RunError if one is missing."""
+        if any(c not in self._place for c in content_ids.tolist()):
+            self.refresh()
+        by_file: dict[str, list[tuple[int, int]]] = {}
+        for out_row, c in enumerate(content_ids.tolist()):
+            if c not in self._place:
+                raise RunError(
+                    f"no embedding of content {c} under encoder {self.key[:8]}; run the embed stage"
+                )
+            name, position = self._place[c]
+            by_file.setdefault(name, []).append((out_row, position))
+        out: Float32 | None = None
+        for name, rows in by_file.items():
+            column = pq.read_table(self.folder / name, columns=["embedding"])["embedding"].combine_chunks()
+            values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+            if out is None:
+                out = np.empty((len(content_ids), values.shape[1]), np.float32)
+            to, source = np.array(rows, dtype=np.int64).T
+            out[to] = values[source]
+        return out if out is not None else np.empty((0, 0), np.float32)
+
+    def files(self, content_ids: Int64) -> tuple[str, ...]:
+        """Relative paths of the shards that hold `content_ids`."""
+        names = sorted({self._place[c][0] for c in content_ids.tolist()})
+        return tuple(self.ws.relative(self.folder / n) for n in names)

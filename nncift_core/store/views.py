@@ -1,0 +1,178 @@
+"""The DuckDB views that users query (names and columns are stable: add, never rename)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from nncift_core.store.files import MANIFEST_SUFFIX
+from nncift_core.store.runs import read_attempts, read_costs, read_result, resolve_runs
+from nncift_core.store.workspace import Workspace
+
+EXAMPLES = """example_id BIGINT, dataset VARCHAR, role VARCHAR, split VARCHAR, task VARCHAR,
+ source VARCHAR, source_id VARCHAR, row_number BIGINT, label VARCHAR, prompt VARCHAR, response VARCHAR, content_hash VARCHAR"""
+INFLUENCE = """run_id VARCHAR, function VARCHAR, quadrant VARCHAR, origin VARCHAR, predictor VARCHAR,
+ train_id BIGINT, target_id BIGINT, influence FLOAT"""
+TABLES = {
+    "scores": """run_id VARCHAR, function VARCHAR, task VARCHAR, variant VARCHAR, seed BIGINT,
+ origin VARCHAR, train_id BIGINT, score DOUBLE""",
+    "estimator_quality": """run_id VARCHAR, function VARCHAR, quadrant VARCHAR, target_task VARCHAR,
+ role VARCHAR, predictor VARCHAR, n_pairs BIGINT, mse DOUBLE, r2 DOUBLE, pearson DOUBLE, spearman DOUBLE,
+ spearman_per_target DOUBLE, recall_at_k DOUBLE, lower DOUBLE, upper DOUBLE, verdict VARCHAR""",
+    "selection": "run_id VARCHAR, rank BIGINT, train_id BIGINT, gain DOUBLE, score DOUBLE",
+    "evaluation": """run_id VARCHAR, function VARCHAR, subset VARCHAR, model VARCHAR, mode VARCHAR,
+ task VARCHAR, metric VARCHAR, value DOUBLE, lower DOUBLE, upper DOUBLE, seed BIGINT, fraction DOUBLE, n_train BIGINT""",
+}
+COSTS = """run_id VARCHAR, attempt BIGINT, stage VARCHAR, device VARCHAR, items BIGINT, computed BIGINT,
+ reused BIGINT, seconds DOUBLE, peak_rss_mb DOUBLE"""
+LINEAGE = """artifact VARCHAR, kind VARCHAR, key VARCHAR, parents VARCHAR[], created_at VARCHAR,
+ producer VARCHAR"""
+RUNS = """run_id VARCHAR, attempt BIGINT, config VARCHAR, status VARCHAR, started_at VARCHAR,
+ finished_at VARCHAR, versions VARCHAR"""
+VIEWS = ("examples", "influence", *TABLES, "costs", "lineage", "runs")
+
+
+def connect(ws: Workspace, run: str | None = None) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB with the views over `ws`, which can read the files of these views and no others.
+
+    run: None = the latest run with a result, "all", or a run id. `runs` and `lineage` always show
+    the whole workspace.
+    """
+    chosen = resolve_runs(ws, run)
+    results = [r for r in (read_result(ws, i) for i in chosen) if r is not None]
+    con = duckdb.connect()
+    con.execute("SET python_enable_replacements = false")
+    con.execute("SET autoinstall_known_extensions = false")
+    con.execute("SET autoload_known_extensions = false")
+    files = _Files(ws)
+    statements = [_examples(files, results), _influence(files, results)]
+    statements += [_table(files, results, name, columns) for name, columns in TABLES.items()]
+    con.execute(f"SET allowed_paths = [{', '.join(_quote(p) for p in sorted(files.used))}]")
+    for statement in statements:
+        con.execute(statement)
+    wanted = set(chosen) if chosen or run is None else {str(run)}
+    costs = [c for c in read_costs(ws) if c["run_id"] in wanted]
+    _load(con, "costs", COSTS, costs)
+    _load(con, "lineage", LINEAGE, read_lineage(ws))
+    _load(con, "runs", RUNS, [_run_row(a) for a in read_attempts(ws)])
+    con.execute("SET enable_external_access = false")
+    con.execute("SET lock_configuration = true")
+    return con
+
+
+class _Files:
+    """Turns relative paths into a `read_parquet` source and remembers which files may be read."""
+
+    def __init__(self, ws: Workspace) -> None:
+        self.ws, self.used = ws, set[str]()
+
+    def parquet(self, relative: Sequence[str]) -> str:
+        paths = [str(self.ws.root / r) for r in relative]
+        self.used.update(paths)
+        return f"read_parquet([{', '.join(_quote(p) for p in paths)}])"
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _empty(name: str, columns: str) -> str:
+    casts = []
+    for column in columns.split(","):
+        field, type_ = column.split()
+        casts.append(f"CAST(NULL AS {type_}) AS {field}")
+    return f"CREATE VIEW {name} AS SELECT {', '.join(casts)} WHERE false"
+
+
+def _union(name: str, columns: str, selects: Sequence[str]) -> str:
+    return f"CREATE VIEW {name} AS {' UNION ALL '.join(selects)}" if selects else _empty(name, columns)
+
+
+def _examples(files: _Files, results: Sequence[dict[str, Any]]) -> str:
+    """Rows of the data sets of the chosen runs; under several runs the latest reading of a row wins."""
+    refs = {d["path"]: d for r in results for d in r["datasets"]}
+    selects = []
+    for order, (path, d) in enumerate(refs.items()):
+        blocks = files.parquet(d["blocks"])
+        selects.append(
+            f"""SELECT v.example_id, {_quote(d["dataset"])} AS dataset, {_quote(d["role"])} AS role,
+ v.split, v.task, v.source, v.source_id, v.row_number, v.label, b.prompt, b.response, b.content_hash, {order} AS reading
+ FROM {files.parquet([path])} v JOIN {blocks} b USING (example_id, text_id)"""
+        )
+    if not selects:
+        return _empty("examples", EXAMPLES)
+    if len(selects) == 1:
+        return f"CREATE VIEW examples AS SELECT * EXCLUDE (reading) FROM ({selects[0]})"
+    union = " UNION ALL ".join(selects)
+    return f"""CREATE VIEW examples AS SELECT * EXCLUDE (reading) FROM ({union})
+ QUALIFY row_number() OVER (PARTITION BY example_id ORDER BY reading DESC) = 1"""
+
+
+def _influence(files: _Files, results: Sequence[dict[str, Any]]) -> str:
+    return _union("influence", INFLUENCE, [s for r in results for s in _influence_of(files, r)])
+
+
+def _influence_of(files: _Files, r: dict[str, Any]) -> list[str]:
+    """Exact pairs, and estimated pairs that have no exact value, joined to the rows that hold them."""
+    m = r["matrix"]
+    members = files.parquet([m["members"]])
+    rows = f"(SELECT * FROM {members} WHERE side = 'row' AND candidate)"
+    columns = f"(SELECT * FROM {members} WHERE side = 'column')"
+    quadrant = """CASE WHEN r.labelled AND c.labelled THEN 'Q1' WHEN r.labelled THEN 'Q2'
+ WHEN c.labelled THEN 'Q3' ELSE 'Q4' END"""
+    parts = []
+    exact = ""
+    if m["exact"]:
+        exact = f"""(SELECT row_content, column_content, min(value) AS value
+ FROM {files.parquet(m["exact"])} GROUP BY ALL)"""
+        parts.append((exact, "'exact'", "NULL", ""))
+    if m["estimates"]:
+        anti = f"ANTI JOIN {exact} e USING (row_content, column_content)" if exact else ""
+        parts.append((files.parquet(m["estimates"]), "'estimated'", _quote(m["predictor"]), anti))
+    return [
+        f"""SELECT {_quote(r["run_id"])} AS run_id, {_quote(m["function"])} AS function,
+ {quadrant} AS quadrant, {origin} AS origin, CAST({predictor} AS VARCHAR) AS predictor, r.example_id AS train_id,
+ c.example_id AS target_id, s.value AS influence
+ FROM (SELECT * FROM {source} {anti}) s
+ JOIN {rows} r ON r.content_id = s.row_content JOIN {columns} c ON c.content_id = s.column_content"""
+        for source, origin, predictor, anti in parts
+    ]
+
+
+def _table(files: _Files, results: Sequence[dict[str, Any]], name: str, columns: str) -> str:
+    names = ", ".join(c.split()[0] for c in columns.split(","))
+    paths = [r["tables"][name] for r in results if name in r["tables"]]
+    return _union(name, columns, [f"SELECT {names} FROM {files.parquet([p])}" for p in paths])
+
+
+def _run_row(attempt: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **attempt,
+        "config": json.dumps(attempt["config"], ensure_ascii=False),
+        "versions": json.dumps(attempt["versions"]),
+    }
+
+
+def read_lineage(ws: Workspace) -> list[dict[str, Any]]:
+    """Every manifest of the workspace, oldest first."""
+    rows = []
+    for path in ws.root.rglob(f"*{MANIFEST_SUFFIX}"):
+        rows.append(json.loads(Path(path).read_text(encoding="utf-8")))
+    return sorted(rows, key=lambda r: (r["created_at"], r["artifact"]))
+
+
+def _load(con: duckdb.DuckDBPyConnection, name: str, columns: str, rows: list[dict[str, Any]]) -> None:
+    """A small table from Python rows; only the columns that `columns` declares."""
+    con.execute(f"CREATE TABLE {name} ({columns})")
+    if not rows:
+        return
+    names = [c.split()[0] for c in columns.split(",")]
+    table = pa.table({n: [row.get(n) for row in rows] for n in names})
+    con.register("_rows", table)
+    con.execute(f"INSERT INTO {name} SELECT * FROM _rows")
+    con.unregister("_rows")

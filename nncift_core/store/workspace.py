@@ -1,0 +1,128 @@
+"""The workspace: one folder that holds everything computed, and the only map of where it lies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from nncift_core.errors import UserError
+from nncift_core.hashing import digest
+from nncift_core.store.files import write_json
+
+FORMAT = 1
+DEFAULT = "nncift-workspace"
+
+
+class Workspace:
+    """A folder with a format mark; `create` makes it, `open` demands it.
+
+    Folders: datasets/ embeddings/ exact/ designs/ estimators/ estimates/ runs/ locks/ prefect/ tmp/.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+
+    @classmethod
+    def create(cls, root: str | Path) -> Workspace:
+        """Make the workspace if it is not there yet.
+
+        Raises UserError for a path that is a file, a folder in other use or one without write access.
+        """
+        ws = cls(root)
+        if ws.exists():
+            ws._check()
+            return ws
+        if ws.root.exists() and (not ws.root.is_dir() or any(ws.root.iterdir())):
+            raise UserError(
+                "is not empty and is no nncift workspace", file=root, mend="Choose an empty or new folder."
+            )
+        try:
+            ws.root.mkdir(parents=True, exist_ok=True)
+            write_json(ws.root / "nncift.json", {"format": FORMAT})
+        except OSError as e:
+            raise UserError(
+                f"the workspace cannot be written ({e.strerror})", file=root, mend="Give another --workspace."
+            ) from None
+        return ws
+
+    @classmethod
+    def open(cls, root: str | Path) -> Workspace:
+        """An existing workspace; raises UserError when there is none."""
+        ws = cls(root)
+        if not ws.exists():
+            raise UserError(
+                "no workspace here",
+                file=root,
+                mend="Run `nncift run CONFIG` first, or name the folder with --workspace.",
+            )
+        ws._check()
+        return ws
+
+    def exists(self) -> bool:
+        """Whether the folder carries the workspace mark."""
+        return (self.root / "nncift.json").is_file()
+
+    def _check(self) -> None:
+        try:
+            found = json.loads((self.root / "nncift.json").read_text(encoding="utf-8"))["format"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError("damaged workspace mark", file=self.root / "nncift.json") from None
+        if found != FORMAT:
+            raise UserError(
+                f"workspace format {found}, this version reads {FORMAT}",
+                file=self.root,
+                mend="Use the version of nncift that made it, or a new workspace.",
+            )
+        if not os.access(self.root, os.R_OK):
+            raise UserError("workspace cannot be read", file=self.root)
+
+    def relative(self, path: Path) -> str:
+        """`path` relative to the root, with forward slashes."""
+        return path.relative_to(self.root).as_posix()
+
+    def dataset_dir(self, role: str, dataset: str) -> Path:
+        """Blocks and versions of one data set in one role."""
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "_", dataset)[:60]
+        return self.root / "datasets" / role / f"{slug}-{digest([role, dataset])[:8]}"
+
+    def embedding_dir(self, encoder_key: str) -> Path:
+        """Embeddings of one encoder."""
+        return self.root / "embeddings" / encoder_key[:16]
+
+    def exact_dir(self, function_key: str) -> Path:
+        """Exact values of one influence function."""
+        return self.root / "exact" / function_key[:16]
+
+    def design_dir(self, family: str) -> Path:
+        """Label designs of one family (function, encoder, data sets, fraction, seed)."""
+        return self.root / "designs" / family[:16]
+
+    def estimator_dir(self, estimator_key: str) -> Path:
+        """One fitted estimator."""
+        return self.root / "estimators" / estimator_key[:16]
+
+    def estimate_dir(self, estimator_key: str) -> Path:
+        """Estimated tiles of one estimator."""
+        return self.root / "estimates" / estimator_key[:16]
+
+    def run_dir(self, run_id: str) -> Path:
+        """Attempts, costs, results and subset of one run."""
+        return self.root / "runs" / run_id
+
+    def lock(self, name: str) -> Path:
+        """A lock file."""
+        return self.root / "locks" / f"{name}.lock"
+
+    @property
+    def prefect_dir(self) -> Path:
+        """Results that Prefect caches (small JSON manifests)."""
+        return self.root / "prefect"
+
+    @property
+    def tmp_dir(self) -> Path:
+        """Scratch space; safe to delete when nothing runs."""
+        path = self.root / "tmp"
+        path.mkdir(exist_ok=True)
+        return path

@@ -1,0 +1,1 @@
+"""Prefect tasks: thin wrappers over `nncift_core.pipeline` (cache key, retry, progress, artifact)."""

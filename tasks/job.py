@@ -1,0 +1,111 @@
+"""What every task needs to know of the job, and the models that tasks of one process share."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from nncift_core.config import Config, parse_config
+from nncift_core.devices import resolve_devices
+from nncift_core.encoders import Encoder, load_encoder
+from nncift_core.influence.contract import InfluenceFunction
+from nncift_core.influence.registry import create
+from nncift_core.pipeline.problem import Keys, Problem
+from nncift_core.store.references import DatasetRef
+from nncift_core.store.workspace import Workspace
+
+
+class Job(BaseModel):
+    """The resolved job: config, workspace folder, keys and the data sets once they are stored."""
+
+    model_config = ConfigDict(frozen=True)
+
+    workspace: str
+    config_json: str
+    base_dir: str
+    encoder_key: str
+    function_key: str
+    datasets: tuple[DatasetRef, ...] = ()
+
+    @property
+    def config(self) -> Config:
+        """The validated config."""
+        return parse_config(json.loads(self.config_json), base_dir=self.base_dir)
+
+    @property
+    def ws(self) -> Workspace:
+        """The workspace."""
+        return Workspace(self.workspace)
+
+    def problem(self) -> Problem:
+        """The matrix of this job; its index is read once per process."""
+        return _problem(self)
+
+
+@lru_cache(maxsize=2)
+def _problem(job: Job) -> Problem:
+    keys = Keys(job.encoder_key, job.function_key)
+    return Problem.load(job.ws, job.config, keys, list(job.datasets))
+
+
+class DeviceSlots:
+    """One slot per device; a task holds a slot while it computes."""
+
+    def __init__(self, devices: list[str]) -> None:
+        self.devices = devices
+        self._free: queue.Queue[str] = queue.Queue()
+        for d in devices:
+            self._free.put(d)
+
+    @contextmanager
+    def take(self) -> Iterator[str]:
+        """Wait for a free device and hold it."""
+        device = self._free.get()
+        try:
+            yield device
+        finally:
+            self._free.put(device)
+
+
+_LOCK = threading.Lock()
+_MODELS: dict[tuple[str, str, str], Any] = {}
+_SLOTS: dict[tuple[str, ...], DeviceSlots] = {}
+
+
+def slots(config: Config) -> DeviceSlots:
+    """The device slots of this process for `[execution] devices`."""
+    devices = tuple(resolve_devices(config.execution.devices))
+    with _LOCK:
+        return _SLOTS.setdefault(devices, DeviceSlots(list(devices)))
+
+
+def _shared(kind: str, key: str, device: str, make: Callable[[], Any]) -> Any:
+    """A model loaded once per process and device; only the newest of a kind is kept."""
+    with _LOCK:
+        if (kind, key, device) not in _MODELS:
+            for old in [m for m in _MODELS if m[0] == kind and m[2] == device]:
+                del _MODELS[old]
+            _MODELS[kind, key, device] = make()
+        return _MODELS[kind, key, device]
+
+
+def encoder(job: Job, device: str) -> Encoder:
+    """The job's encoder on `device`."""
+    loaded: Encoder = _shared(
+        "encoder", job.encoder_key, device, lambda: load_encoder(job.config.encoder, device)
+    )
+    return loaded
+
+
+def function(job: Job, device: str) -> InfluenceFunction:
+    """The job's influence function on `device`; its models load when values are asked for."""
+    key = f"{job.function_key}/{job.config.language_model.batch_tokens}"
+    made: InfluenceFunction = _shared("function", key, device, lambda: create(job.config, device))
+    return made

