@@ -99,7 +99,7 @@ def _shared(kind: str, key: str, device: str, make: Callable[[], Any]) -> Any:
 def encoder(job: Job, device: str) -> Encoder:
     """The job's encoder on `device`."""
     loaded: Encoder = _shared(
-        "encoder", job.encoder_key, device, lambda: load_encoder(job.config.encoder, device)
+        "encoder", job.encoder_key, device, lambda: load_encoder(job.config.encoder, device, job.base_dir)
     )
     return loaded
 

@@ -31,7 +31,7 @@ class Keys:
 
 def keys_of(config: Config) -> Keys:
     """Encoder key and function key of a config; raises UserError when a model cannot be found."""
-    return Keys(encoder_key(config.encoder), function_key(config))
+    return Keys(encoder_key(config.encoder, config.base_dir), function_key(config))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from nncift_core.store.runs import read_attempts, read_costs, read_result, resol
 from nncift_core.store.workspace import Workspace
 
 EXAMPLES = """example_id BIGINT, dataset VARCHAR, role VARCHAR, split VARCHAR, task VARCHAR,
- source VARCHAR, source_id VARCHAR, row_number BIGINT, label VARCHAR, prompt VARCHAR, response VARCHAR, content_hash VARCHAR"""
+ source VARCHAR, source_id VARCHAR, row_number BIGINT, label VARCHAR, prompt VARCHAR, response VARCHAR,
+ content_hash VARCHAR"""
 INFLUENCE = """run_id VARCHAR, function VARCHAR, quadrant VARCHAR, origin VARCHAR, predictor VARCHAR,
  train_id BIGINT, target_id BIGINT, influence FLOAT"""
 TABLES = {
@@ -26,7 +27,8 @@ TABLES = {
  spearman_per_target DOUBLE, recall_at_k DOUBLE, lower DOUBLE, upper DOUBLE, verdict VARCHAR""",
     "selection": "run_id VARCHAR, rank BIGINT, train_id BIGINT, gain DOUBLE, score DOUBLE",
     "evaluation": """run_id VARCHAR, function VARCHAR, subset VARCHAR, model VARCHAR, mode VARCHAR,
- task VARCHAR, metric VARCHAR, value DOUBLE, lower DOUBLE, upper DOUBLE, seed BIGINT, fraction DOUBLE, n_train BIGINT""",
+ task VARCHAR, metric VARCHAR, value DOUBLE, lower DOUBLE, upper DOUBLE, seed BIGINT, fraction DOUBLE,
+ n_train BIGINT""",
 }
 COSTS = """run_id VARCHAR, attempt BIGINT, stage VARCHAR, device VARCHAR, items BIGINT, computed BIGINT,
  reused BIGINT, seconds DOUBLE, peak_rss_mb DOUBLE"""
@@ -101,7 +103,8 @@ def _examples(files: _Files, results: Sequence[dict[str, Any]]) -> str:
         blocks = files.parquet(d["blocks"])
         selects.append(
             f"""SELECT v.example_id, {_quote(d["dataset"])} AS dataset, {_quote(d["role"])} AS role,
- v.split, v.task, v.source, v.source_id, v.row_number, v.label, b.prompt, b.response, b.content_hash, {order} AS reading
+ v.split, v.task, v.source, v.source_id, v.row_number, v.label, b.prompt, b.response, b.content_hash,
+ {order} AS reading
  FROM {files.parquet([path])} v JOIN {blocks} b USING (example_id, text_id)"""
         )
     if not selects:
@@ -136,7 +139,8 @@ def _influence_of(files: _Files, r: dict[str, Any]) -> list[str]:
         parts.append((files.parquet(m["estimates"]), "'estimated'", _quote(m["predictor"]), anti))
     return [
         f"""SELECT {_quote(r["run_id"])} AS run_id, {_quote(m["function"])} AS function,
- {quadrant} AS quadrant, {origin} AS origin, CAST({predictor} AS VARCHAR) AS predictor, r.example_id AS train_id,
+ {quadrant} AS quadrant, {origin} AS origin, CAST({predictor} AS VARCHAR) AS predictor,
+ r.example_id AS train_id,
  c.example_id AS target_id, s.value AS influence
  FROM (SELECT * FROM {source} {anti}) s
  JOIN {rows} r ON r.content_id = s.row_content JOIN {columns} c ON c.content_id = s.column_content"""

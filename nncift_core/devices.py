@@ -1,0 +1,61 @@
+"""Which device a computation runs on; nothing here changes a value's key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from nncift_core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+# torch is imported inside the functions: planning needs this module's callers but no tensors, and
+# importing torch takes seconds.
+
+
+def available_devices() -> list[str]:
+    """Every device torch can use here: "cuda:0", ..., "mps" where there is one, and always "cpu"."""
+    import torch
+
+    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [*names, "cpu"]
+
+
+def check_device(name: str, field: str) -> str:
+    """`name` in full ("cuda" becomes "cuda:0"); raises UserError naming the devices that exist."""
+    full = {"cuda": "cuda:0", "mps:0": "mps", "cpu:0": "cpu"}.get(name, name)
+    present = available_devices()
+    if full not in present:
+        raise UserError(
+            f'no device "{name}" on this machine',
+            field=field,
+            mend=f'Use "auto" or one of: {", ".join(present)}.',
+        )
+    return full
+
+
+def resolve_devices(setting: Literal["auto"] | list[str]) -> list[str]:
+    """Devices of `[execution] devices`, in order, duplicates kept (two slots on one device).
+
+    "auto": every CUDA device, else ["cpu"]. Raises UserError for an unknown or absent device.
+    """
+    if setting == "auto":
+        cuda = [name for name in available_devices() if name.startswith("cuda")]
+        return cuda or ["cpu"]
+    if not setting:
+        raise UserError("names no device", field="execution.devices", mend='Use "auto" or list a device.')
+    return [check_device(name, "execution.devices") for name in setting]
+
+
+def pick(setting: str, slot_device: str, field: str = "device") -> str:
+    """Device of one model: the slot's own under "auto", else the device the section names."""
+    return slot_device if setting == "auto" else check_device(setting, field)
+
+
+def torch_dtype(name: Literal["float32", "bfloat16", "float16"]) -> torch.dtype:
+    """The torch dtype of a config's dtype name."""
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

@@ -1,0 +1,1 @@
+"""Exact influence functions: one file each, behind the contract in `contract.py`."""

@@ -1,0 +1,293 @@
+"""DELIFT against the oracle, its token rules, its context rule and its counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nncift_core.config import DeliftConfig, LanguageModelConfig, parse_config
+from nncift_core.errors import RunError, UserError
+from nncift_core.influence import registry
+from nncift_core.influence.contract import Rows
+from nncift_core.influence.delift import Delift, fill, plan_batches
+from nncift_core.language_models import LanguageModel, load_language_model
+
+ORACLES = Path(__file__).parents[1] / "data" / "oracles"
+TINY = str(ORACLES / "tiny-lm")
+
+
+def oracle_rows(side: str) -> Rows:
+    lines = (ORACLES / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [x for x in map(json.loads, lines) if x["side"] == side]
+    first = 0 if side == "pool" else 1000
+    return Rows(
+        np.arange(first, first + len(found)),
+        tuple(x["prompt"] for x in found),
+        tuple(x["response"] for x in found),
+    )
+
+
+def rows_of(*examples: tuple[str, str], first: int = 0) -> Rows:
+    ids = np.arange(first, first + len(examples))
+    return Rows(ids, tuple(p for p, _ in examples), tuple(r for _, r in examples))
+
+
+def with_tokenizer(folder: Path, **changes: Any) -> str:
+    """A copy of tiny-lm whose tokenizer.json has `changes`."""
+    folder.mkdir()
+    for path in Path(TINY).iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer.json").write_text(json.dumps(data | changes), encoding="utf-8")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LanguageModel:
+    torch.set_num_threads(1)
+    return load_language_model(LanguageModelConfig(model=TINY), "cpu")
+
+
+@pytest.fixture(scope="module")
+def oracle() -> dict[str, np.ndarray]:
+    with np.load(ORACLES / "delift.npz", allow_pickle=False) as data:
+        return dict(data)
+
+
+def function(model: LanguageModel, batch_tokens: int = 8192, **config: str) -> Delift:
+    return Delift(lambda: model, model.key, DeliftConfig(**config), batch_tokens)
+
+
+def shrink(model: LanguageModel, context_length: int) -> LanguageModel:
+    return LanguageModel(**{**vars(model), "context_length": context_length})
+
+
+def plain_distance(model: LanguageModel, prompt: list[int], response: list[int]) -> float:
+    """d by the definition: one sequence, all logits, float64."""
+    ids = torch.tensor([prompt + response])
+    with torch.inference_mode():
+        logits = model.model(input_ids=ids).logits[0].double()
+    p = torch.softmax(logits, dim=-1)
+    t = torch.arange(len(prompt), len(prompt) + len(response))
+    miss = p[t - 1, ids[0, t]] - 1
+    return float(miss.norm() / len(response) ** 0.5)
+
+
+def test_tile_and_distances_equal_the_oracle(tiny: LanguageModel, oracle: dict[str, np.ndarray]) -> None:
+    pool, target = oracle_rows("pool"), oracle_rows("target")
+    f, done = function(tiny), []
+    values = f.tile(pool, target, done.append)
+    assert values.dtype == np.float32 and values.shape == (24, 12)
+    np.testing.assert_allclose(values, oracle["influence"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(f.distance_without(target), oracle["d_without"], rtol=0, atol=1e-6)
+    i, j = np.divmod(np.arange(288), 12)
+    d_with = f.distance_with(pool, target, i, j).reshape(24, 12)
+    np.testing.assert_allclose(d_with, oracle["d_with"], rtol=0, atol=1e-6)
+    assert sum(done) == 288
+    assert f.counters["truncated_sequences"] == f.counters["truncated_targets"] == 0
+    np.testing.assert_array_equal(values[6], values[20])
+
+
+def test_pairs_equal_the_oracle_in_scattered_order(
+    tiny: LanguageModel, oracle: dict[str, np.ndarray]
+) -> None:
+    pool, target = oracle_rows("pool"), oracle_rows("target")
+    i, j = np.array([7, 0, 23, 8, 7]), np.array([11, 5, 0, 5, 3])
+    done: list[int] = []
+    values = function(tiny).pairs(pool.take(i), target.take(j), done.append)
+    np.testing.assert_allclose(values, oracle["influence"][i, j], rtol=0, atol=1e-6)
+    assert sum(done) == 5
+
+
+def test_the_oracle_tells_joint_tokenising_and_a_missing_eos_apart(
+    tiny: LanguageModel, oracle: dict[str, np.ndarray]
+) -> None:
+    target = oracle_rows("target")
+    joint, no_eos = [], []
+    for x, y in zip(target.prompts, target.responses, strict=True):
+        prompt = f"Instruction: {x}\nResponse: "
+        start, response, whole = tiny.tokenize([prompt, y, prompt + y])
+        shared = next((k for k, (a, b) in enumerate(zip(start, whole, strict=False)) if a != b), len(start))
+        joint.append(plain_distance(tiny, whole[:shared], [*whole[shared:], tiny.eos_id]))
+        no_eos.append(plain_distance(tiny, start, response))
+    assert np.abs(np.array(joint) - oracle["d_without"]).max() > 1e-3
+    assert np.abs(np.array(no_eos) - oracle["d_without"]).max() > 1e-3
+
+
+def test_the_batch_plan_does_not_change_values(tiny: LanguageModel) -> None:
+    pool, target = oracle_rows("pool").take(np.arange(10)), oracle_rows("target").take(np.arange(4))
+    small = function(tiny, 64).tile(pool, target)
+    large = function(tiny, 8192).tile(pool, target)
+    np.testing.assert_allclose(small, large, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(large, function(tiny, 8192).tile(pool, target))
+    by_rows = np.concatenate([function(tiny).tile(pool.take(np.array([k])), target) for k in range(10)])
+    np.testing.assert_allclose(by_rows, large, rtol=0, atol=1e-5)
+
+
+def test_batches_are_longest_first_and_within_the_budget() -> None:
+    lengths = np.array([3, 10, 4, 4, 30, 1])
+    batches = [b.tolist() for b in plan_batches(lengths, 12)]
+    assert batches == [[4], [1], [2, 3, 0], [5]]
+    assert list(plan_batches(np.array([], np.int64), 12)) == []
+
+
+def test_placeholders_are_filled_once() -> None:
+    assert fill("{prompt}|{example_prompt}", prompt="{example_prompt}", example_prompt="{0} {}") == (
+        "{example_prompt}|{0} {}"
+    )
+    assert fill("{prompt} {other}", prompt=r"\1 {prompt}") == r"\1 {prompt} {other}"
+
+
+def test_braces_and_emoji_in_data_stay_as_they_are(tiny: LanguageModel) -> None:
+    pool = rows_of(("Fill {prompt} {example_response} {", "}} 😀👩‍👩‍👧"), ("", "שלום"))
+    target = rows_of(("{example_prompt} {0} 🚀", "{response} naïve 😀"), first=10)
+    values = function(tiny).tile(pool, target)
+    response = [*tiny.tokenize([target.responses[0]])[0], tiny.eos_id]
+    without = "Instruction: {example_prompt} {0} 🚀\nResponse: "
+    for k, (x, y) in enumerate(zip(pool.prompts, pool.responses, strict=True)):
+        text = "Instruction: " + x + "\nResponse: " + y + "\n\n" + without
+        plain, example = tiny.tokenize([without, text])
+        expected = plain_distance(tiny, plain, response) - plain_distance(tiny, example, response)
+        assert values[k, 0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_distances_without_an_example_are_computed_once_per_content(tiny: LanguageModel) -> None:
+    calls: list[int] = []
+
+    class Counting(LanguageModel):
+        def response_log_probs(self, prompts: Any, responses: Any) -> Any:
+            calls.append(len(prompts))
+            return super().response_log_probs(prompts, responses)
+
+    model = Counting(**vars(tiny))
+    target = oracle_rows("target").take(np.array([0, 1, 0]))
+    f = function(model)
+    first = f.distance_without(target)
+    assert sum(calls) == 2 and first[0] == first[2] != first[1]
+    np.testing.assert_array_equal(f.distance_without(target), first)
+    assert sum(calls) == 2
+
+
+def test_bos_stands_first_and_stays_when_the_prompt_is_cut(tmp_path: Path) -> None:
+    processor = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<|pad|>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"<|pad|>": {"id": "<|pad|>", "ids": [1], "tokens": ["<|pad|>"]}},
+    }
+    folder = with_tokenizer(tmp_path / "bos", post_processor=processor)
+    model = load_language_model(LanguageModelConfig(model=folder), "cpu")
+    assert model.bos_ids == (1,)
+    target = rows_of(("What is 2 + 3?", "5"))
+    prompt, response = model.tokenize(["Instruction: What is 2 + 3?\nResponse: ", "5"])
+    response.append(model.eos_id)
+    whole = plain_distance(model, [1, *prompt], response)
+    assert function(model).distance_without(target)[0] == pytest.approx(whole, abs=1e-6)
+    room = 1 + 4 + len(response)
+    cut = function(shrink(model, room)).distance_without(target)[0]
+    assert cut == pytest.approx(plain_distance(model, [1, *prompt[-4:]], response), abs=1e-6)
+    assert cut != pytest.approx(whole, abs=1e-6)
+
+
+def test_context_overflow_drops_the_example_first_and_counts(tiny: LanguageModel) -> None:
+    pool = rows_of(("Say a long thing", "word " * 60), ("Hi", "ho"))
+    target = rows_of(("What is 2 + 3?", "The sum is 5."), first=10)
+    prompt, response = tiny.tokenize(["Instruction: What is 2 + 3?\nResponse: ", "The sum is 5."])
+    response.append(tiny.eos_id)
+    limit = len(prompt) + len(response) + 25
+    f = function(shrink(tiny, limit))
+    values = f.tile(pool, target)
+    assert f.counters == {"truncated_sequences": 1, "truncated_targets": 0}
+    long_text = fill(
+        DeliftConfig().template_with,
+        example_prompt=pool.prompts[0],
+        example_response=pool.responses[0],
+        prompt=target.prompts[0],
+    )
+    kept = tiny.tokenize([long_text])[0][-(limit - len(response)) :]
+    expected = plain_distance(tiny, prompt, response) - plain_distance(tiny, kept, response)
+    assert values[0, 0] == pytest.approx(expected, abs=1e-6)
+    assert values[1, 0] == pytest.approx(function(tiny).tile(pool, target)[1, 0], abs=1e-6)
+
+
+def test_a_response_too_long_for_the_context_loses_its_end_and_is_counted(tiny: LanguageModel) -> None:
+    pool, target = rows_of(("Hi", "ho"), ("A", "b")), rows_of(("Count", "one two three four " * 5), first=10)
+    prompt, response = tiny.tokenize(["Instruction: Count\nResponse: ", target.responses[0]])
+    assert len(response) > 12
+    f = function(shrink(tiny, 12))
+    values = f.tile(pool, target)
+    assert f.counters == {"truncated_sequences": 2, "truncated_targets": 1}
+    # Only the last prompt token is left in both, so no example can be seen.
+    np.testing.assert_array_equal(values, 0)
+    expected = plain_distance(tiny, prompt[-1:], response[:11])
+    assert f.distance_without(target)[0] == pytest.approx(expected, abs=1e-6)
+    assert f.counters["truncated_targets"] == 1
+
+
+def test_empty_response_is_one_eos(tiny: LanguageModel) -> None:
+    target = rows_of(("Say nothing", ""))
+    prompt = tiny.tokenize(["Instruction: Say nothing\nResponse: "])[0]
+    expected = plain_distance(tiny, prompt, [tiny.eos_id])
+    assert function(tiny).distance_without(target)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_no_rows_and_no_columns(tiny: LanguageModel) -> None:
+    pool, target = oracle_rows("pool"), oracle_rows("target")
+    nobody = np.array([], np.int64)
+    assert function(tiny).tile(pool.take(nobody), target).shape == (0, 12)
+    assert function(tiny).tile(pool, target.take(nobody)).shape == (24, 0)
+    assert function(tiny).pairs(pool.take(nobody), target.take(nobody)).shape == (0,)
+
+
+def test_bfloat16_stays_near_the_oracle(oracle: dict[str, np.ndarray]) -> None:
+    model = load_language_model(LanguageModelConfig(model=TINY, dtype="bfloat16"), "cpu")
+    assert model.model.dtype == torch.bfloat16
+    pool, target = oracle_rows("pool").take(np.arange(6)), oracle_rows("target")
+    difference = np.abs(function(model).tile(pool, target) - oracle["influence"][:6]).max()
+    assert 1e-6 < difference < 3e-3
+
+
+def test_a_probability_that_is_no_number_stops_the_run(tiny: LanguageModel) -> None:
+    class Broken(LanguageModel):
+        def response_log_probs(self, prompts: Any, responses: Any) -> Any:
+            return [np.full(len(r), np.nan, np.float32) for r in responses]
+
+    with pytest.raises(RunError, match='not a number: use dtype = "float32"'):
+        function(Broken(**vars(tiny))).distance_without(rows_of(("a", "b")))
+
+
+def test_an_empty_prompt_side_is_refused_with_the_field(tiny: LanguageModel) -> None:
+    with pytest.raises(UserError, match="field influence.delift: a filled prompt has no tokens"):
+        function(tiny, template_without="{prompt}").distance_without(rows_of(("", "b")))
+
+
+def test_a_template_without_example_may_not_name_one(tiny: LanguageModel) -> None:
+    with pytest.raises(UserError, match="influence.delift.template_without"):
+        function(tiny, template_without="{example_prompt} {prompt}")
+
+
+def test_key_follows_templates_and_dtype_but_not_batches_or_devices() -> None:
+    def key(**changes: Any) -> str:
+        return registry.function_key(parse_config({"pool": {"source": "x"}, **changes}))
+
+    base = key(language_model={"model": TINY})
+    assert base == key(language_model={"model": TINY, "batch_tokens": 64, "device": "cpu"})
+    assert base != key(language_model={"model": TINY, "dtype": "bfloat16"})
+    other = {"delift": {"template_without": "Q: {prompt}\nA: "}}
+    assert base != key(language_model={"model": TINY}, influence=other)
+
+
+def test_aggregate_is_the_mean_over_a_tasks_columns(tiny: LanguageModel) -> None:
+    matrix = np.array([[1, 2, 6], [0, -2, 4]], np.float32)
+    scores = function(tiny).aggregate(matrix, np.array([1, 0, 1]))
+    np.testing.assert_array_equal(scores, np.array([[2, 3.5], [-2, 2]], np.float32))
+    with pytest.raises(ValueError, match="task 0 has no columns"):
+        function(tiny).aggregate(matrix, np.array([1, 1, 1]))
