@@ -288,12 +288,13 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str:
     """`run_id`: hash of what decides the values (design decision 4).
 
-    data: role -> version of the rows; models: role -> fingerprint. Paths, names of files, shard
+    data: role -> version of the rows; models: "encoder", "function" -> key (a function's own settings
+    are in its key). Paths, names of files, shard
     sizes, devices and batch sizes are left out.
     """
     method = {
         "seed": config.seed,
-        "influence": config.influence.model_dump(),
+        "influence": config.influence.model_dump(include={"function", "labels", "label_fraction", "audit_pairs"}),
         "architecture": config.architecture(),
         "estimator": config.estimator.model_dump(exclude={"architecture"}),
         "selection": config.selection.model_dump(exclude={"existing", "rule"}),

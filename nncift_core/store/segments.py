@@ -59,16 +59,19 @@ class SegmentStore:
             if not is_intact(path):
                 discard(path)
                 continue
-            segment = _read_index(path)
-            self._segments[path.name] = segment
-            if segment.layout == "tile":
-                for r in segment.row_ids.tolist():
-                    self._tiles_of_row[r].add(path.name)
-            else:
-                values = pq.read_table(path, columns=["value"])["value"].to_numpy()
-                rows, columns = segment.row_ids.tolist(), segment.column_ids.tolist()
-                for r, c, v in zip(rows, columns, values.tolist(), strict=True):
-                    self._pairs[r][c] = v
+            self._index(path)
+
+    def _index(self, path: Path) -> None:
+        segment = _read_index(path)
+        self._segments[path.name] = segment
+        if segment.layout == "tile":
+            for r in segment.row_ids.tolist():
+                self._tiles_of_row[r].add(path.name)
+            return
+        values = pq.read_table(path, columns=["value"])["value"].to_numpy()
+        rows, columns = segment.row_ids.tolist(), segment.column_ids.tolist()
+        for r, c, v in zip(rows, columns, values.tolist(), strict=True):
+            self._pairs[r][c] = v
 
     def files(self, row_ids: Int64 | None = None) -> list[str]:
         """Relative paths of the segments that touch `row_ids` (all, when None), sorted."""
@@ -179,6 +182,7 @@ class SegmentStore:
             parents=parents,
             meta={"layout": segment.layout, **(meta or {})},
         )
+        self._index(path)
         return self.ws.relative(path)
 
     def _overlaps(self, row_ids: Int64, column_ids: Int64) -> list[tuple[str, Int64, Int64, Int64, Int64]]:

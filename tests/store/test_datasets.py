@@ -1,0 +1,77 @@
+"""Append-only blocks: ids, duplicates, appends, removals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from nncift_core.records import Example
+from nncift_core.store.datasets import Dataset, store_dataset
+from nncift_core.store.references import DatasetRef
+from nncift_core.store.workspace import Workspace
+
+
+def examples(texts: list[str]) -> list[Example]:
+    return [Example(t, f"r {t}", n, record={"prompt": t, "n": n}) for n, t in enumerate(texts)]
+
+
+def store(ws: Workspace, texts: list[str], rows: int = 4, role: str = "pool") -> DatasetRef:
+    return store_dataset(
+        ws, examples(texts), dataset="d", role=role, block_rows=rows, fingerprint="f"
+    )  # fmt: skip
+
+
+def test_rows_keep_their_ids_and_order(tmp_path: Path) -> None:
+    ws = Workspace.create(tmp_path / "ws")
+    ref = store(ws, ["a", "b", "a", "c", "d", "e"])
+    d = Dataset(ws, ref)
+    assert (ref.rows, ref.new_rows) == (6, 6)
+    assert len(set(d.example_ids.tolist())) == 6
+    assert d.content_ids[0] == d.content_ids[2]
+    assert [s.tolist() for s in d.shards()] == [d.content_ids[[0, 1, 3]].tolist(), d.content_ids[[4, 5]].tolist()]
+    assert d.texts(d.content_ids[[4, 0]]).prompts == ("d", "a")
+
+
+def test_appending_adds_blocks_and_changes_none(tmp_path: Path) -> None:
+    ws = Workspace.create(tmp_path / "ws")
+    before = Dataset(ws, store(ws, ["a", "b", "c", "d", "e"]))
+    ref = store(ws, ["a", "b", "c", "d", "e", "f", "a"])
+    after = Dataset(ws, ref)
+    assert ref.new_rows == 2
+    assert np.array_equal(after.example_ids[:5], before.example_ids)
+    assert [b.name for b in after.blocks[:2]] == [b.name for b in before.blocks]
+    assert len(after.blocks) == 3
+    assert [len(s) for s in after.shards()] == [4, 1, 1]
+
+
+def test_removed_rows_leave_the_version_and_come_back_with_their_ids(tmp_path: Path) -> None:
+    ws = Workspace.create(tmp_path / "ws")
+    first = Dataset(ws, store(ws, ["a", "b", "c"]))
+    fewer = Dataset(ws, store(ws, ["c", "a"]))
+    assert set(fewer.example_ids.tolist()) == set(first.example_ids[[0, 2]].tolist())
+    again = store(ws, ["a", "b", "c"])
+    assert (again.new_rows, again.version) == (0, first.ref.version)
+
+
+def test_a_text_may_be_in_pool_and_target(tmp_path: Path) -> None:
+    ws = Workspace.create(tmp_path / "ws")
+    pool, target = Dataset(ws, store(ws, ["a"])), Dataset(ws, store(ws, ["a"], role="target"))
+    assert pool.content_ids[0] == target.content_ids[0]
+    assert pool.example_ids[0] != target.example_ids[0]
+
+
+def test_texts_are_given_as_read_although_the_hash_is_normalised(tmp_path: Path) -> None:
+    ws = Workspace.create(tmp_path / "ws")
+    store(ws, ["cafe\u0301"])
+    d = Dataset(ws, store(ws, ["caf\u00e9"]))
+    assert d.texts(d.content_ids).prompts == ("caf\u00e9",)
+
+
+def test_a_damaged_block_is_stored_anew(tmp_path: Path) -> None:
+    ws = Workspace.create(tmp_path / "ws")
+    d = Dataset(ws, store(ws, ["a", "b"]))
+    d.blocks[0].unlink()
+    ref = store(ws, ["a", "b"])
+    assert ref.new_rows == 2
+    assert Dataset(ws, ref).texts(d.content_ids).prompts == ("a", "b")

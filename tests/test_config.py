@@ -1,0 +1,84 @@
+"""Config: unknown keys, wrong values and defaults, each with the message a user sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nncift_core.config import Config, load_config, parse_config, run_key
+from nncift_core.errors import UserError
+
+POOL = {"pool": {"source": "pool.jsonl"}}
+
+
+@pytest.mark.parametrize(
+    ("extra", "parts"),
+    [
+        ({"pool": {"source": "x", "sorce": 1}}, ["pool.sorce", 'Did you mean "source"?']),
+        ({**POOL, "influense": {}}, ["influense", 'Did you mean "influence"?']),
+        ({**POOL, "influence": {"delift": {"template": "x"}}}, ["influence.delift.template", "template_with"]),
+        ({**POOL, "zzz": 1}, ["zzz", "Known keys here: ", "selection"]),
+        ({}, ["field pool", "missing"]),
+        ({**POOL, "influence": {"label_fraction": 0}}, ["influence.label_fraction", "greater than 0", "0"]),
+        ({**POOL, "influence": {"function": "less2"}}, ["influence.function", "'delift'", "less2"]),
+        ({**POOL, "selection": {"fraction": 0.1, "count": 3}}, ["selection", "exclude each other"]),
+        ({**POOL, "selection": {"rule": "flcg"}}, ["flcg", "[selection.existing]"]),
+        (
+            {**POOL, "influence": {"delift": {"template_with": "{prompt}"}}},
+            ["template_with lacks the placeholder {example_prompt}"],
+        ),
+    ],
+)
+def test_wrong_config_names_the_field_and_the_mend(extra: dict[str, object], parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        parse_config(extra, file="job.toml")
+    assert str(error.value).startswith("job.toml")
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_broken_toml_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text('[pool]\nsource = "a\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"job.toml: broken TOML: .*line 2"):
+        load_config(path)
+
+
+def test_missing_config_file() -> None:
+    with pytest.raises(UserError, match=r"nowhere.toml: no such config file"):
+        load_config("nowhere.toml")
+
+
+def test_auto_rule_follows_the_target() -> None:
+    assert parse_config(POOL).resolve_rule() == "fl"
+    assert parse_config({**POOL, "target": {"source": "t.jsonl"}}).resolve_rule() == "flmi"
+    assert parse_config({**POOL, "selection": {"rule": "top-k"}}).resolve_rule() == "top-k"
+
+
+def test_budget() -> None:
+    assert Config.model_validate(POOL).selection.budget(1000) == 300
+    assert Config.model_validate({**POOL, "selection": {"count": 7}}).selection.budget(5) == 5
+    assert Config.model_validate({**POOL, "selection": {"fraction": 0.01}}).selection.budget(10) == 1
+
+
+def test_run_key_ignores_where_and_how_but_not_what() -> None:
+    data, models = {"pool": "v1"}, {"encoder": "e"}
+    base = run_key(parse_config(POOL), data, models)
+    same = {
+        "pool": {"source": "elsewhere/other.jsonl"},
+        "shards": {"rows": 7},
+        "execution": {"retries": 5},
+        "language_model": {"batch_tokens": 100, "device": "cpu"},
+    }
+    assert run_key(parse_config(same), data, models) == base
+    for change in ({"seed": 1}, {"influence": {"label_fraction": 0.1}}, {"selection": {"count": 2}}):
+        assert run_key(parse_config({**POOL, **change}), data, models) != base
+    assert run_key(parse_config(POOL), {"pool": "v2"}, models) != base
+    assert run_key(parse_config(POOL), data, {"encoder": "f"}) != base
+
+
+def test_run_key_ignores_settings_of_functions_that_are_not_used() -> None:
+    other = {**POOL, "influence": {"function": "delift-se", "delift": {"template_without": "Q {prompt}"}}}
+    plain = {**POOL, "influence": {"function": "delift-se"}}
+    assert run_key(parse_config(other), {}, {}) == run_key(parse_config(plain), {}, {})
