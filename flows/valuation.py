@@ -66,6 +66,7 @@ def value_pool(
     resolved = _resolve(config)
     inputs = read_inputs(resolved)
     keys_of(resolved)
+    slots(resolved)
     ws = Workspace.create(workspace)
     rows = {role: sum(len(i.examples) for i in inputs if i.role == role) for role in ("pool", "target")}
     target = f"{rows['target']:,} target rows" if rows["target"] else "itself"
