@@ -42,7 +42,8 @@ def show(result: ValuationResult) -> None:
 def _next_steps(result: ValuationResult) -> str:
     option = f"--workspace {shlex.quote(_near(result.workspace))}"
     queries = (
-        "SELECT rank, gain, prompt FROM selection JOIN examples ON train_id = example_id ORDER BY rank LIMIT 10",
+        "SELECT rank, gain, prompt FROM selection JOIN examples ON train_id = example_id "
+        "ORDER BY rank LIMIT 10",
         "SELECT quadrant, origin, count(*) AS pairs, avg(influence) AS mean FROM influence GROUP BY ALL",
     )
     asked = "".join(f'  nncift query "{q}" {option}\n' for q in queries)

@@ -294,7 +294,9 @@ def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str
     """
     method = {
         "seed": config.seed,
-        "influence": config.influence.model_dump(include={"function", "labels", "label_fraction", "audit_pairs"}),
+        "influence": config.influence.model_dump(
+            include={"function", "labels", "label_fraction", "audit_pairs"}
+        ),
         "architecture": config.architecture(),
         "estimator": config.estimator.model_dump(exclude={"architecture"}),
         "selection": config.selection.model_dump(exclude={"existing", "rule"}),

@@ -17,7 +17,10 @@ POOL = {"pool": {"source": "pool.jsonl"}}
     [
         ({"pool": {"source": "x", "sorce": 1}}, ["pool.sorce", 'Did you mean "source"?']),
         ({**POOL, "influense": {}}, ["influense", 'Did you mean "influence"?']),
-        ({**POOL, "influence": {"delift": {"template": "x"}}}, ["influence.delift.template", "template_with"]),
+        (
+            {**POOL, "influence": {"delift": {"template": "x"}}},
+            ["influence.delift.template", "template_with"],
+        ),
         ({**POOL, "zzz": 1}, ["zzz", "Known keys here: ", "selection"]),
         ({}, ["field pool", "missing"]),
         ({**POOL, "influence": {"label_fraction": 0}}, ["influence.label_fraction", "greater than 0", "0"]),

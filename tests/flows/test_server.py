@@ -9,7 +9,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-
 from conftest import Project, free_port
 
 
@@ -36,7 +35,11 @@ def test_start_status_stop(alone: Project) -> None:
         listening = Path(f"/proc/{started['pid']}/net/tcp")
         if listening.exists():
             port = f":{started['port']:04X} "
-            hosts = {x.split()[1].split(":")[0] for x in listening.read_text().splitlines() if port in x and " 0A " in x}
+            hosts = {
+                x.split()[1].split(":")[0]
+                for x in listening.read_text().splitlines()
+                if port in x and " 0A " in x
+            }
             assert hosts == {"0100007F"}
     finally:
         assert json.loads(alone.call("server", "stop", "--json").stdout) == {"stopped": True}

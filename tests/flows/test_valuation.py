@@ -9,15 +9,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-
 from conftest import ORACLES, Project, oracle_rows, write_jsonl
 
 COLUMNS = {
-    "examples": "example_id dataset role split task source source_id row_number label prompt response content_hash",
+    "examples": "example_id dataset role split task source source_id row_number label prompt response "
+    "content_hash",
     "influence": "run_id function quadrant origin predictor train_id target_id influence",
     "scores": "run_id function task variant seed origin train_id score",
-    "estimator_quality": "run_id function quadrant target_task role predictor n_pairs mse r2 pearson spearman "
-    "spearman_per_target recall_at_k lower upper verdict",
+    "estimator_quality": "run_id function quadrant target_task role predictor n_pairs mse r2 pearson "
+    "spearman spearman_per_target recall_at_k lower upper verdict",
     "selection": "run_id rank train_id gain score",
     "evaluation": "run_id function subset model mode task metric value lower upper seed fraction n_train",
     "costs": "run_id attempt stage device items computed reused seconds peak_rss_mb",
@@ -59,7 +59,8 @@ def test_exact_values_equal_the_oracle(project: Project) -> None:
         "WHERE origin = 'exact'"
     )
     errors = [
-        abs(r["influence"] - truth[int(r["pool"].split("-")[1]), int(r["target"].split("-")[1])]) for r in rows
+        abs(r["influence"] - truth[int(r["pool"].split("-")[1]), int(r["target"].split("-")[1])])
+        for r in rows
     ]
     assert len(errors) > 100
     assert max(errors) < 1e-6
@@ -67,8 +68,8 @@ def test_exact_values_equal_the_oracle(project: Project) -> None:
 
 def test_duplicates_are_rows_of_their_own_that_share_values(project: Project) -> None:
     rows = project.query(
-        "SELECT train_id, list(influence ORDER BY target_id) AS v FROM influence JOIN examples ON example_id = "
-        "train_id WHERE source_id IN ('pool-06', 'pool-20') GROUP BY train_id"
+        "SELECT train_id, list(influence ORDER BY target_id) AS v FROM influence JOIN examples "
+        "ON example_id = train_id WHERE source_id IN ('pool-06', 'pool-20') GROUP BY train_id"
     )
     assert len(rows) == 2
     assert rows[0]["v"] == rows[1]["v"]
@@ -81,7 +82,10 @@ def test_subset_has_the_shape_of_the_users_file(project: Project) -> None:
     assert [x["rank"] for x in lines] == [1, 2, 3, 4, 5, 6]
     for line in lines:
         assert {k: line[k] for k in ("id", "prompt", "response", "source")} == pool[line["id"]]
-    chosen = project.query("SELECT source_id, rank, gain, score FROM selection JOIN examples ON example_id = train_id ORDER BY rank")
+    chosen = project.query(
+        "SELECT source_id, rank, gain, score FROM selection "
+        "JOIN examples ON example_id = train_id ORDER BY rank"
+    )
     assert [(x["id"], x["gain"], x["score"]) for x in lines] == [
         (c["source_id"], c["gain"], c["score"]) for c in chosen
     ]
@@ -122,7 +126,9 @@ def test_quality_stands_beside_baselines_in_every_quadrant(project: Project) -> 
         predictors = {r["predictor"]: r for r in rows if r["quadrant"] == quadrant}
         assert set(predictors) == {"mlp", "constant", "row + column means", "embedding cosine"}
         assert predictors["mlp"]["role"] == "estimator"
-    assert {r["verdict"] for r in rows if r["quadrant"] == "Q1" and r["role"] == "estimator"} == {"fit on labels"}
+    assert {r["verdict"] for r in rows if r["quadrant"] == "Q1" and r["role"] == "estimator"} == {
+        "fit on labels"
+    }
     audited = {r["quadrant"]: r["n_pairs"] for r in rows if r["quadrant"] != "Q1"}
     assert sum(audited.values()) == 40
 
@@ -167,7 +173,9 @@ def test_the_ui_has_the_run_its_tasks_and_its_artifacts(project: Project) -> Non
     for kind in ("lineage", "stages", "quality"):
         assert f"{kind}-{first['run_id']}" in keys
     assert "progress-exact-influence" in keys
-    names = {t["name"].split(" ")[0] for t in httpx.post(f"{api}/task_runs/filter", json={"limit": 200}).json()}
+    names = {
+        t["name"].split(" ")[0] for t in httpx.post(f"{api}/task_runs/filter", json={"limit": 200}).json()
+    }
     assert {
         "ingest", "embed", "exact-influence", "train-influence-network", "estimate-influence", "select",
     } <= names  # fmt: skip
@@ -178,7 +186,9 @@ def test_appending_computes_only_what_the_new_rows_need(make_project: Callable[[
     pool = [{k: v for k, v in r.items()} for r in oracle_rows("pool")]
     write_jsonl(p.folder / "pool.jsonl", pool[:20])
     first = p.run()
-    tiles = {r["artifact"] for r in p.query("SELECT artifact FROM lineage WHERE kind IN ('estimate', 'exact')")}
+    tiles = {
+        r["artifact"] for r in p.query("SELECT artifact FROM lineage WHERE kind IN ('estimate', 'exact')")
+    }
     write_jsonl(p.folder / "pool.jsonl", pool)
     second = p.run()
     before, costs = p.costs(first), p.costs(second)
@@ -189,14 +199,18 @@ def test_appending_computes_only_what_the_new_rows_need(make_project: Callable[[
     assert costs["estimate-influence"]["reused"] == before["estimate-influence"]["items"]
     assert costs["train-influence-network"]["reused"] == 1
     assert costs["exact-influence"]["computed"] < 40
-    after = {r["artifact"] for r in p.query("SELECT artifact FROM lineage WHERE kind IN ('estimate', 'exact')")}
+    after = {
+        r["artifact"] for r in p.query("SELECT artifact FROM lineage WHERE kind IN ('estimate', 'exact')")
+    }
     assert tiles < after
     assert p.query("SELECT count(*) AS n FROM influence")[0]["n"] == 24 * 12
     assert p.query("SELECT count(*) AS n FROM influence", "--run", first["run_id"])[0]["n"] == 20 * 12
     assert p.query("SELECT count(*) AS n FROM influence", "--run", "all")[0]["n"] == 44 * 12
 
 
-def test_everything_exact_fits_nothing_and_the_views_still_answer(make_project: Callable[[str], Project]) -> None:
+def test_everything_exact_fits_nothing_and_the_views_still_answer(
+    make_project: Callable[[str], Project],
+) -> None:
     p = make_project("exact")
     p.configure(influence={"label_fraction": 1})
     result = p.run()
@@ -217,7 +231,9 @@ def test_every_rule_is_reachable(make_project: Callable[[str], Project], rule: s
         influence={"function": "delift-se", "label_fraction": 1}, selection={"rule": rule, "count": 5}
     )
     if extra:
-        config.write_text(config.read_text() + '[selection.existing]\nsource = "old.jsonl"\n', encoding="utf-8")
+        config.write_text(
+            config.read_text() + '[selection.existing]\nsource = "old.jsonl"\n', encoding="utf-8"
+        )
     result = p.run()
     picks = p.query("SELECT train_id, gain, score FROM selection ORDER BY rank")
     assert len({x["train_id"] for x in picks}) == 5

@@ -29,7 +29,10 @@ def test_rows_keep_their_ids_and_order(tmp_path: Path) -> None:
     assert (ref.rows, ref.new_rows) == (6, 6)
     assert len(set(d.example_ids.tolist())) == 6
     assert d.content_ids[0] == d.content_ids[2]
-    assert [s.tolist() for s in d.shards()] == [d.content_ids[[0, 1, 3]].tolist(), d.content_ids[[4, 5]].tolist()]
+    assert [s.tolist() for s in d.shards()] == [
+        d.content_ids[[0, 1, 3]].tolist(),
+        d.content_ids[[4, 5]].tolist(),
+    ]
     assert d.texts(d.content_ids[[4, 0]]).prompts == ("d", "a")
 
 

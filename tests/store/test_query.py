@@ -42,7 +42,9 @@ def test_views_of_an_empty_workspace_answer(ws: Workspace) -> None:
         "",
     ],
 )
-def test_anything_but_one_select_is_refused(ws: Workspace, sql: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_anything_but_one_select_is_refused(
+    ws: Workspace, sql: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"refused|statements given|No statement|syntax"):
