@@ -25,7 +25,9 @@ def versions() -> dict[str, str]:
 
 def git_revision() -> str:
     """Revision of the checkout this code runs from, or "none" for an installed package."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return "none"
     try:
         run = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

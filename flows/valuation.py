@@ -19,6 +19,7 @@ from flows import artifacts
 from flows.provenance import versions
 from flows.server import connected
 from nncift_core.config import Config, load_config, parse_config, run_key
+from nncift_core.errors import NncifError, RunError
 from nncift_core.hashing import digest
 from nncift_core.pipeline.embed import embeddings_needed, plan_embed
 from nncift_core.pipeline.estimate import estimator_key, find_estimator, plan_estimate, quality_table
@@ -73,10 +74,25 @@ def value_pool(
     job = f"{rows['pool']:,} pool rows against {target} with {resolved.influence.function}"
     with connected(say) as ui_url:
         say(f"valuing {job}; watch it at {ui_url}")
-        result: Any = _configured(resolved)(
-            config=resolved.model_dump(mode="json"), workspace=str(ws.root), base_dir=resolved.base_dir
-        )
+        result = _call(resolved, ws)
     return ValuationResult(ui_url=ui_url, **result)
+
+
+def _call(config: Config, ws: Workspace) -> dict[str, Any]:
+    """Run the flow; what fails there is in the server's logs with its traceback."""
+    try:
+        result: Any = _configured(config)(
+            config=config.model_dump(mode="json"), workspace=str(ws.root), base_dir=config.base_dir
+        )
+    except NncifError:
+        raise
+    except Exception as e:
+        raise RunError(
+            f"the run failed ({type(e).__name__}: {e}). Finished shards are kept; run again to go on. "
+            "The run's page in the UI has the traceback"
+        ) from e
+    found: dict[str, Any] = result
+    return found
 
 
 def _resolve(config: Config | Mapping[str, Any] | str | Path) -> Config:

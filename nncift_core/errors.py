@@ -43,6 +43,10 @@ class UserError(NncifError):
         return f"{text.rstrip('.')}. {self.mend}" if self.mend else text
 
 
+class HubUnreachable(UserError):
+    """A hub id that is neither local nor cached, while the hub does not answer."""
+
+
 class RunError(NncifError):
     """The run itself failed (exit code 1) although the input was right."""
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from nncift_core.errors import RunError, UserError
+from nncift_core.errors import HubUnreachable, RunError, UserError
 
 # What decides a model's values: config, tokenizer, code (used only under trust_remote_code), weights.
 VALUE_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja", ".py", ".safetensors"})
@@ -113,9 +113,9 @@ def _unreachable() -> tuple[type[Exception], ...]:
     return (OfflineModeIsEnabled, ConnectionError, TimeoutError, http_error)
 
 
-def _hub_unreachable(repo: str, section: str, error: Exception) -> UserError:
+def _hub_unreachable(repo: str, section: str, error: Exception) -> HubUnreachable:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return UserError(
+    return HubUnreachable(
         f'the model hub cannot be reached for "{repo}", neither a local folder nor cached ({reason})',
         field=f"{section}.model",
         mend='Give the path of a local model folder, use "builtin", or run where the hub can be reached.',

@@ -53,7 +53,5 @@ def embed_shard(
         piece = ids[start : start + PIECE]
         texts = problem.texts(piece)
         joined = [example_text(p, r) for p, r in zip(texts.prompts, texts.responses, strict=True)]
-        store.write(piece, encoder.embed(joined), parents)
-        if progress:
-            progress(len(piece))
+        store.write(piece, encoder.embed(joined, progress), parents)
     return {"computed": len(ids), "truncated_texts": encoder.truncated - before}

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from nncift_core.config import Config
+from nncift_core.errors import HubUnreachable
 from nncift_core.hashing import content_hash
 from nncift_core.pipeline.exact import label_counts
 from nncift_core.pipeline.inputs import Input, read_inputs
+from nncift_core.pipeline.problem import keys_of
 from nncift_core.store.runs import read_costs
 from nncift_core.store.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 # Bytes per pair of a stored tile and per byte of text (zstd), as benchmarks/storage.py measures them.
 TILE_BYTES_PER_PAIR = 4.2
@@ -25,9 +30,14 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
 
     Keys: pool_rows, target_rows, rows_dropped, duplicates, pairs (rows x rows), exact_pairs
     (distinct contents that are labelled or audited), forecast_seconds (from the costs recorded in
-    this workspace; None while a needed stage has none), forecast_disk_mb. Raises UserError as `run`.
+    this workspace; None while a needed stage has none), forecast_disk_mb. Raises UserError as `run`,
+    but a hub that cannot be reached only warns: nothing is needed from it yet.
     """
     inputs = read_inputs(config)
+    try:
+        keys_of(config)
+    except HubUnreachable as e:
+        logger.warning("%s", e)
     pool = [i for i in inputs if i.role == "pool"]
     targets = [i for i in inputs if i.role == "target"] or pool
     rows, columns = _contents([i for i in inputs if i.role != "target"]), _contents(targets)

@@ -284,3 +284,14 @@ def test_a_damaged_tile_is_computed_again(make_project: Callable[[str], Project]
     costs = p.costs(p.run())
     assert 0 < costs["estimate-influence"]["computed"] < costs["estimate-influence"]["items"]
     assert Path(first["subset"]).read_text() == subset
+
+
+def test_the_terminal_shows_tables_and_next_steps(
+    make_project: Callable[[str], Project],
+) -> None:
+    p = make_project("shown")
+    done = p.call("run", "job.toml", "--workspace", str(p.workspace))
+    for part in ("Estimates against exact values", "Subset: 6 of 24 rows by flmi", "Costs", "Try next:"):
+        assert part in done.stdout
+    assert "exact-influence: 112 pairs computed" in done.stderr
+    assert p.call("run", "job.toml", "--workspace", str(p.workspace), "--quiet").stderr == ""
