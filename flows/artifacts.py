@@ -10,18 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.runs import Attempt
 
-QUALITY = (
-    "quadrant",
-    "predictor",
-    "role",
-    "n_pairs",
-    "r2",
-    "spearman",
-    "lower",
-    "upper",
-    "recall_at_k",
-    "verdict",
-)
+QUALITY = ("quadrant", "predictor", "verdict", "n_pairs", "r2", "spearman", "lower", "upper", "recall_at_k")
 
 
 def publish(

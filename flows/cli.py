@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from nncift_core import __version__
-from nncift_core.errors import NncifError, UserError
+from nncift_core.errors import NnciftError, UserError
 from nncift_core.store.workspace import DEFAULT, Workspace
 
 app = typer.Typer(
@@ -76,22 +78,25 @@ def quickstart(
 
 def _run(call: Callable[..., Any], json_: bool, quiet: bool) -> None:
     """Run a valuation and show its result."""
-    _quieten(quiet)
+    _quieten()
     from flows.summary import show
     from flows.valuation import value_pool
     from tasks.progress import reporter
 
     reporter.mode = "quiet" if quiet else "auto"
-    result = call(value_pool)
+    try:
+        result = call(value_pool)
+    except KeyboardInterrupt:
+        _fail("interrupted; what is finished is kept: run the same command again to go on", 130)
     if json_:
         _print_json(result.model_dump(mode="json"))
     else:
         show(result)
 
 
-def _quieten(quiet: bool) -> None:
-    """Prefect's log lines go to the server and the UI, not over our progress."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR" if quiet else "WARNING")
+def _quieten() -> None:
+    """Prefect's log lines go to the server and the UI, not over our progress and messages."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
@@ -185,7 +190,18 @@ def _show_server(state: Any, json_: bool) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, default=str))
+    print(json.dumps(_finite(value), ensure_ascii=False, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: null stands for them. Decimals become numbers."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list) else value
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -199,13 +215,13 @@ def main() -> None:
         app()
     except UserError as e:
         _fail(str(e), 2)
-    except NncifError as e:
+    except NnciftError as e:
         _fail(str(e), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; what is finished is kept: run the same command again to go on", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except OSError as e:
+        if isinstance(e, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        _fail(f"{e.filename or 'the system'}: {e.strerror or e}. Mend that and run again", 1)
 
 
 if __name__ == "__main__":

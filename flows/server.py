@@ -91,7 +91,7 @@ def start(port: int | None = None) -> ServerState:
                     mend="Stop it first: nncift server stop.",
                 )
             return state
-        port = port or int(os.environ.get("NNCIFT_SERVER_PORT", DEFAULT_PORT))
+        port = port or _default_port()
         if _port_taken(port):
             if healthy(f"http://127.0.0.1:{port}/api"):
                 return ServerState(pid=0, port=port)
@@ -104,6 +104,15 @@ def start(port: int | None = None) -> ServerState:
         _wait(state)
         write_json(_state_file(), asdict(state))
         return state
+
+
+def _default_port() -> int:
+    text = os.environ.get("NNCIFT_SERVER_PORT", str(DEFAULT_PORT))
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise UserError(
+            f"{text!r} is no port", field="NNCIFT_SERVER_PORT", mend="Give a number from 1 to 65535."
+        )
+    return int(text)
 
 
 def _port_taken(port: int) -> bool:

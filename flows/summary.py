@@ -26,6 +26,7 @@ def show(result: ValuationResult) -> None:
     console = _console()
     if result.quality:
         console.print(_quality(result.quality))
+        console.print(Text(_verdicts(result.quality)))
     console.print(_subset(result))
     console.print(_costs(result.costs))
     for line in _notes(result):
@@ -67,24 +68,27 @@ def _number(value: Any, digits: int = 3) -> str:
 
 
 def _quality(quality: list[dict[str, Any]]) -> Table:
-    table = Table(
-        title="Estimates against exact values (Q1 was fitted on; Q2-Q4 were never seen)", title_justify="left"
-    )
-    for name in ("", "predictor", "pairs", "R2", "Spearman", "90 % interval", "top-10 %", "verdict"):
-        left = name in ("", "predictor", "verdict")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "verdict")
+    """One line per predictor and quadrant; fits 80 columns. Verdicts follow as lines (`_verdicts`)."""
+    title = "Estimates against exact values (Q1 was fitted on; Q2-Q4 were never seen)"
+    table = Table(title=title, title_justify="left")
+    for name in ("", "predictor", "pairs", "R2", "Spearman", "90 % interval", "top 10 %"):
+        table.add_column(name, justify="left" if name in ("", "predictor") else "right", no_wrap=True)
     last = None
     for q in (q for q in quality if q["target_task"] == "all"):
         if last not in (None, q["quadrant"]):
             table.add_section()
-        interval = f"{_number(q['lower'], 2)} .. {_number(q['upper'], 2)}" if q["lower"] is not None else "-"
+        interval = f"{_number(q['lower'], 2)}..{_number(q['upper'], 2)}" if q["lower"] is not None else "-"
         first = q["quadrant"] if q["quadrant"] != last else ""
-        table.add_row(
-            first, q["predictor"], f"{q['n_pairs']:,}", _number(q["r2"]),
-            _number(q["spearman"]), interval, _number(q["recall_at_k"], 2), q["verdict"],
-        )  # fmt: skip
+        numbers = [f"{q['n_pairs']:,}", _number(q["r2"], 2), _number(q["spearman"], 2), interval]
+        table.add_row(first, q["predictor"], *numbers, _number(q["recall_at_k"], 2))
         last = q["quadrant"]
     return table
+
+
+def _verdicts(quality: list[dict[str, Any]]) -> str:
+    """What the table means, in a line per quadrant."""
+    found = [q for q in quality if q["target_task"] == "all" and q["role"] == "estimator"]
+    return "\n".join(f"{q['quadrant']}  {q['predictor']}: {q['verdict']}" for q in found) + "\n"
 
 
 def _subset(result: ValuationResult) -> Table:
@@ -122,9 +126,12 @@ def _notes(result: ValuationResult) -> list[str]:
     facts = result.facts
     notes = []
     named = {
-        "truncated_sequences": "sequences were longer than the model's context and lost their first tokens",
-        "truncated_targets": "target rows alone are longer than the model's context",
+        "dropped_rows": "rows were dropped as bad (on_bad_rows)",
+        "duplicates": "rows repeat an earlier row; they stay rows and share its values",
+        "truncated_sequences": "sequences did not fit the model's context and were cut",
+        "truncated_targets": "target rows alone do not fit the model's context",
         "truncated_texts": "texts were longer than the encoder's limit and were cut for embedding",
+        "exact_pairs_from_other_runs": "exact values come from other runs of this workspace",
     }
     for key, text in named.items():
         if facts.get(key):
@@ -144,7 +151,7 @@ def show_rows(table: pa.Table) -> None:
     for name in table.column_names:
         shown.add_column(Text(name), overflow="fold")
     for row in table.slice(0, MAX_ROWS).to_pylist():
-        shown.add_row(*(Text(_cell(v)) for v in row.values()))
+        shown.add_row(*(Text(_cell(row[name])) for name in table.column_names))
     console.print(shown)
     if len(table) > MAX_ROWS:
         console.print(f"{MAX_ROWS} of {len(table):,} rows shown; --json prints all")

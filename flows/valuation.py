@@ -5,13 +5,13 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect import Flow, State, Task, flow
+from prefect import Flow, flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict
 
@@ -19,22 +19,24 @@ from flows import artifacts
 from flows.provenance import versions
 from flows.server import connected
 from nncift_core.config import Config, load_config, parse_config, run_key
-from nncift_core.errors import NncifError, RunError
+from nncift_core.errors import NnciftError, RunError
 from nncift_core.hashing import digest
+from nncift_core.pipeline.assess import assessed
 from nncift_core.pipeline.embed import embeddings_needed, plan_embed
 from nncift_core.pipeline.estimate import estimator_key, find_estimator, plan_estimate, quality_table
 from nncift_core.pipeline.exact import ExactPlan, plan_exact
-from nncift_core.pipeline.inputs import read_inputs
+from nncift_core.pipeline.inputs import check_devices, forget_inputs, read_inputs
 from nncift_core.pipeline.problem import keys_of
-from nncift_core.pipeline.result import result_record
-from nncift_core.store.files import now
+from nncift_core.pipeline.result import result_record, run_facts
+from nncift_core.store.datasets import is_stored
+from nncift_core.store.files import read_manifest
 from nncift_core.store.references import DatasetRef, EstimatorRef
 from nncift_core.store.runs import Attempt, Cost, attempt, intact, publish_table
-from nncift_core.store.segments import SegmentStore
 from nncift_core.store.workspace import DEFAULT, Workspace
 from tasks import stages
-from tasks.job import Job, slots
+from tasks.job import Job, forget_indices, slots
 from tasks.progress import reporter, say
+from tasks.running import cached, run_shards
 
 
 class ValuationResult(BaseModel):
@@ -67,13 +69,14 @@ def value_pool(
     resolved = _resolve(config)
     inputs = read_inputs(resolved)
     keys_of(resolved)
-    slots(resolved)
-    ws = Workspace.create(workspace)
+    check_devices(resolved)
+    Workspace.check_usable(workspace)
     rows = {role: sum(len(i.examples) for i in inputs if i.role == role) for role in ("pool", "target")}
     target = f"{rows['target']:,} target rows" if rows["target"] else "itself"
-    job = f"{rows['pool']:,} pool rows against {target} with {resolved.influence.function}"
+    work = f"{rows['pool']:,} pool rows against {target} with {resolved.influence.function}"
     with connected(say) as ui_url:
-        say(f"valuing {job}; watch it at {ui_url}")
+        ws = Workspace.create(workspace)
+        say(f"valuing {work}; watch it at {ui_url}")
         result = _call(resolved, ws)
     return ValuationResult(ui_url=ui_url, **result)
 
@@ -84,7 +87,7 @@ def _call(config: Config, ws: Workspace) -> dict[str, Any]:
         result: Any = _configured(config)(
             config=config.model_dump(mode="json"), workspace=str(ws.root), base_dir=config.base_dir
         )
-    except NncifError:
+    except NnciftError:
         raise
     except Exception as e:
         raise RunError(
@@ -116,9 +119,11 @@ def _configured(config: Config) -> Flow[..., Any]:
 )
 def valuation(config: dict[str, Any], workspace: str, base_dir: str = "") -> dict[str, Any]:
     """Value the pool of `config` in `workspace`; every stage reuses what the workspace holds."""
+    forget_indices()
     resolved = parse_config(config, base_dir=base_dir or None)
-    ws = Workspace.create(workspace)
+    read_inputs(resolved)
     keys = keys_of(resolved)
+    ws = Workspace.create(workspace)
     job = Job(
         workspace=str(ws.root),
         config_json=resolved.model_dump_json(),
@@ -143,44 +148,27 @@ def _ingest(job: Job, config: Config) -> list[tuple[DatasetRef, bool]]:
     refs = []
     for found in read_inputs(config):
         size = config.shards.columns if found.role == "target" else config.shards.rows
-        key = digest(["ingest", 1, found.role, found.name, found.fingerprint, size])
-        value, fresh = _cached(
-            job,
-            stages.ingest,
-            key,
-            lambda v: intact(job.ws, v["path"]),
-            job,
-            found.role,
-            found.name,
-            found.config.model_dump(mode="json"),
+        key = digest(["ingest", 2, found.role, found.name, found.fingerprint, size])
+        dataset = found.config.model_dump(mode="json")
+        value, fresh = cached(
+            job, stages.ingest, key, lambda v: is_stored(job.ws, v), found.role, found.name, dataset
         )
-        refs.append((DatasetRef.model_validate(value), fresh))
-        for place in refs[-1][0].dropped[:10]:
-            say(f"dropped {place}")
+        ref = DatasetRef.model_validate(value)
+        refs.append((ref, fresh))
+        _report_reading(ref)
+    forget_inputs()
     return refs
 
 
-def _cached(
-    job: Job, task: Task[..., Any], key: str, check: Callable[[Any], bool], *args: Any
-) -> tuple[Any, bool]:
-    """Call a cached task; a cached answer whose files are gone or damaged is computed anew.
-
-    Returns the answer and whether it was computed now.
-    """
-    bound = task.with_options(result_storage=job.ws.prefect_dir, retries=job.config.execution.retries)
-    state: State[Any] = _state(bound, key, *args)
-    value = state.result()
-    if state.name == "Cached" and not check(value):
-        state = _state(bound.with_options(refresh_cache=True), key, *args)
-        value = state.result()
-    return value, state.name != "Cached"
-
-
-def _state(task: Task[..., Any], *args: Any) -> State[Any]:
-    """Run a task in this thread and return its final state."""
-    state: Any = task(*args, return_state=True)
-    final: State[Any] = state
-    return final
+def _report_reading(ref: DatasetRef) -> None:
+    """Say what reading dropped, found twice or passed over."""
+    shown = 10
+    for place in ref.dropped[:shown]:
+        say(f"{ref.role}: dropped {place}")
+    if len(ref.dropped) > shown:
+        say(f"{ref.role}: {len(ref.dropped):,} rows dropped in all; the version's manifest names each")
+    if ref.note:
+        say(f"{ref.role}: {ref.note}")
 
 
 def _peak_mb() -> float:
@@ -195,11 +183,10 @@ class _Valuation:
         self.job, self.attempt = job, current
         self.config, self.ws = job.config, job.ws
         self.problem = job.problem()
-        self.counters: dict[str, int] = {}
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the fields of `ValuationResult`."""
-        if embeddings_needed(self.problem):
+        if embeddings_needed(self.config):
             self._embed()
         plan = self._exact()
         estimator, quality = (None, []) if self.problem.all_exact else self._estimate(plan)
@@ -220,86 +207,55 @@ class _Valuation:
         reused = f", {items - missing:,} reused" if items > missing else ""
         say(f"{name}: {missing:,} {unit} computed{reused} in {seconds:.1f} s")
 
-    def _shards(self, task: Task[..., Any], shards: list[dict[str, Any]], *args: Any) -> None:
-        """Submit the shards that planning found missing, and wait; all are tried before one fails the run.
-
-        Planning says these are not stored, so a cached answer under their key is stale and refreshed.
-        """
-        bound = task.with_options(
-            result_storage=self.ws.prefect_dir, refresh_cache=True, retries=self.config.execution.retries
-        )
-        keys = [
-            digest([task.name, self.job.function_key, self.job.encoder_key, *map(str, args), s])
-            for s in shards
-        ]
-        futures = [bound.submit(k, self.job, *args, s) for k, s in zip(keys, shards, strict=True)]
-        for future in futures:
-            future.wait()
-        for future in futures:
-            done = future.result()
-            for name, value in done.items():
-                if name not in ("computed", "device"):
-                    self.counters[name] = self.counters.get(name, 0) + value
-
     def _embed(self) -> None:
         shards, total = plan_embed(self.problem)
         missing = sum(len(s.content_ids) for s in shards)
         with self._stage("embed", total, missing, "texts"):
-            self._shards(stages.embed, [asdict(s) for s in shards])
+            run_shards(self.job, stages.embed, [asdict(s) for s in shards])
         self.problem.vectors.refresh()
 
     def _exact(self) -> ExactPlan:
-        plan = self._plan_exact()
+        plan = plan_exact(self.problem)
         with self._stage("exact-influence", plan.pairs, plan.missing, "pairs"):
-            self._shards(stages.exact_influence, [asdict(s) for s in plan.shards if s.missing])
-        return self._plan_exact()
-
-    def _plan_exact(self) -> ExactPlan:
-        return plan_exact(self.problem, SegmentStore(self.ws, "exact", self.problem.keys.function))
+            run_shards(self.job, stages.exact_influence, [asdict(s) for s in plan.shards if s.missing])
+        return plan_exact(self.problem)
 
     def _estimate(self, plan: ExactPlan) -> tuple[EstimatorRef, list[dict[str, Any]]]:
         key = estimator_key(self.problem, plan)
-        known = find_estimator(self.problem, key)
-        with self._stage("train-influence-network", 1, 0 if known else 1, "network"):
-            value, _ = _cached(
-                self.job,
-                stages.train_influence_network,
-                key,
-                lambda v: find_estimator(self.problem, key) is not None,
-                self.job,
-            )
-        ref = EstimatorRef.model_validate(value)
+        ref = find_estimator(self.problem, key)
+        with self._stage("train-influence-network", 1, 0 if ref else 1, "network"):
+            if ref is None:
+                value, _ = cached(
+                    self.job,
+                    stages.train_influence_network,
+                    key,
+                    lambda v: find_estimator(self.problem, key) is not None,
+                )
+                ref = EstimatorRef.model_validate(value)
         shards = plan_estimate(self.problem, ref)
         missing = sum(s.missing for s in shards)
         total = len(self.problem.rows) * len(self.problem.columns)
+        reference = ref.model_dump(mode="json")
         with self._stage("estimate-influence", total, missing, "pairs"):
-            self._shards(
-                stages.estimate_influence,
-                [asdict(s) for s in shards if s.missing],
-                ref.model_dump(mode="json"),
-            )
-        names = [s.name for s in plan.shards], plan.audit_rows.tolist(), plan.audit_columns.tolist()
-        labels = [[s.rows, s.columns] for s in plan.shards if s.layout == "tile"]
-        assess_key = digest(["assess", 1, key, names, labels, self.problem.task_names])
-        quality, _ = _cached(
-            self.job, stages.assess, assess_key, lambda v: True, self.job, ref.model_dump(mode="json")
-        )
+            wanted = [asdict(s) for s in shards if s.missing]
+            run_shards(self.job, stages.estimate_influence, wanted, reference)
+        assess_key = digest(["assess", 2, key, *assessed(self.problem, plan)])
+        quality, _ = cached(self.job, stages.assess, assess_key, lambda v: True, reference)
         return ref, quality
 
     def _select(self, ref: EstimatorRef | None) -> dict[str, Any]:
         run_id = self.attempt.run_id
-        exact = SegmentStore(self.ws, "exact", self.problem.keys.function).files(self.problem.rows)
-        key = digest(["select", 1, run_id, ref.key if ref else None, exact])
+        exact = self.problem.exact_store.files(self.problem.rows)
+        key = digest(["select", 2, run_id, ref.key if ref else None, exact])
         start = time.monotonic()
-        chosen, fresh = _cached(
-            self.job,
-            stages.select,
-            key,
-            lambda v: all(intact(self.ws, p) for p in [*v["tables"].values(), v["subset"]]),
-            self.job,
-            run_id,
-            ref.model_dump(mode="json") if ref else None,
-        )
+
+        def there(value: dict[str, Any]) -> bool:
+            subset = read_manifest(self.ws.root / value["subset"])
+            files = [*value["tables"].values(), value["subset"]]
+            return subset is not None and subset.key == key and all(intact(self.ws, f) for f in files)
+
+        reference = ref.model_dump(mode="json") if ref else None
+        chosen, fresh = cached(self.job, stages.select, key, there, run_id, reference)
         rows, seconds = len(self.problem.pool.content_ids), time.monotonic() - start
         computed = rows if fresh else 0
         self.attempt.cost(Cost("select", "cpu", rows, computed, rows - computed, seconds, _peak_mb()))
@@ -312,26 +268,18 @@ class _Valuation:
         self, plan: ExactPlan, ref: EstimatorRef | None, quality: list[dict[str, Any]], chosen: dict[str, Any]
     ) -> dict[str, Any]:
         run_id = self.attempt.run_id
+        table = quality_table(run_id, quality)
         tables = dict(chosen["tables"])
-        key = digest([run_id, quality])
-        parents = (ref.path,) if ref else ()
         tables["estimator_quality"] = publish_table(
             self.ws,
             run_id,
             "estimator_quality",
-            key,
-            quality_table(run_id, quality),
+            digest([run_id, quality]),
+            table,
             producer="assess-estimator",
-            parents=parents,
+            parents=(ref.path,) if ref else (),
         )
-        facts = {
-            **chosen["facts"],
-            **self.counters,
-            "labelled_rows": plan.design.ref.rows,
-            "labelled_columns": plan.design.ref.columns,
-            "labels_kept_from_earlier_run": plan.design.ref.reused,
-            "finished_at": now(),
-        }
+        facts = {**chosen["facts"], **run_facts(self.problem, plan, chosen["facts"]["exact_pairs_used"])}
         record = result_record(self.problem, run_id, ref, tables, facts)
         self.attempt.publish_result({**record, "subset": chosen["subset"]})
         costs = self.attempt.costs()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nncift_core.errors import UserError
 from nncift_core.hashing import digest
@@ -24,38 +24,39 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DatasetConfig(Section):
-    """`[pool]` and `selection.existing`: where rows come from.
+Columns = dict[
+    Literal["prompt", "response", "input", "id", "source", "task", "split", "label", "messages"], str
+]
 
-    source: path, glob, folder, hub data set id, or "builtin"; name: the data set's name in the
-    workspace (default: from `source`); split: keep rows of this split; limit: first rows only;
-    columns: prompt, response, input, id, task, split, label -> name in the file.
+
+class RowsConfig(Section):
+    """What every data set section shares.
+
+    name: the data set's name in the workspace (default: from `source`); split: keep rows of this
+    split; limit: first rows only; columns: prompt, response, input, ... -> name in the file.
     """
 
-    source: str
     name: str | None = None
     split: str | None = None
     limit: int | None = Field(default=None, ge=1)
-    columns: dict[
-        Literal["prompt", "response", "input", "id", "source", "task", "split", "label", "messages"], str
-    ] = Field(default_factory=dict)
+    columns: Columns = Field(default_factory=dict)
     on_bad_rows: Literal["error", "drop"] = "error"
 
 
-class TargetConfig(Section):
+class DatasetConfig(RowsConfig):
+    """`[pool]` and `selection.existing`: path, glob, folder, hub data set id, or "builtin:NAME"."""
+
+    source: str
+
+
+class TargetConfig(RowsConfig):
     """`[target]`: the rows to value against; `source = "self"` values the pool against itself.
 
-    `source` may be a list of data sets: each becomes a target task named after its file.
+    `source` may be a list of data sets; `split` and `limit` apply to each. A row's task is its `task`
+    column, else the data set's name.
     """
 
     source: str | list[str] = "self"
-    name: str | None = None
-    split: str | None = None
-    limit: int | None = Field(default=None, ge=1)
-    columns: dict[
-        Literal["prompt", "response", "input", "id", "source", "task", "split", "label", "messages"], str
-    ] = Field(default_factory=dict)
-    on_bad_rows: Literal["error", "drop"] = "error"
 
     @model_validator(mode="after")
     def _source_not_empty(self) -> TargetConfig:
@@ -110,6 +111,8 @@ class DeliftConfig(Section):
             for name in names:
                 if name not in getattr(self, field):
                     raise ValueError(f"{field} lacks the placeholder {name}")
+        if "{example_" in self.template_without:
+            raise ValueError("template_without names an example's placeholder: only {prompt} is filled there")
         return self
 
 
@@ -165,11 +168,16 @@ class SelectionConfig(Section):
         """Number of rows to pick from `rows` candidates (at least 1)."""
         if self.count is not None:
             return min(self.count, rows)
-        return max(1, min(rows, round((self.fraction or 0.3) * rows)))
+        return max(1, min(rows, round(self.share * rows)))
+
+    @property
+    def share(self) -> float:
+        """v: `fraction`, 0.3 when neither it nor `count` is set."""
+        return 0.3 if self.fraction is None else self.fraction
 
 
 class ShardsConfig(Section):
-    """`[shards]`: size of new blocks; never changes a value."""
+    """`[shards]`: size of new blocks. Another size batches otherwise: values stay within 1e-5."""
 
     rows: int = Field(default=1024, ge=1)
     columns: int = Field(default=1024, ge=1)
@@ -185,6 +193,14 @@ class ExecutionConfig(Section):
     runner: Literal["local"] = "local"
     devices: Literal["auto"] | list[str] = "auto"
     retries: int = Field(default=2, ge=0)
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _devices(cls, value: object) -> object:
+        named = isinstance(value, list) and value and all(isinstance(v, str) for v in value)
+        if value != "auto" and not named:
+            raise ValueError('must be "auto" or a list of devices such as ["cuda:0", "cuda:1"]')
+        return value
 
 
 class Config(Section):
@@ -207,6 +223,10 @@ class Config(Section):
         if self.selection.rule != "auto":
             return self.selection.rule
         return "fl" if self.target.source == "self" else "flmi"
+
+    def labels(self) -> Literal["block"]:
+        """The label design after `auto`."""
+        return "block"
 
     def architecture(self) -> Literal["mlp", "mlp-paper"]:
         """The estimator architecture after `auto`."""
@@ -251,6 +271,9 @@ def _user_error(error: ValidationError, file: str | Path | None) -> UserError:
     errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first = errors[0]
     path = [str(p) for p in first["loc"]]
+    if path and path[-1] == "[key]":
+        path = path[:-1]
+        first = {**first, "type": "extra_forbidden"}
     field = ".".join(path)
     more = f" ({len(errors) - 1} more after this one.)" if len(errors) > 1 else ""
     if first["type"] == "extra_forbidden":
@@ -267,6 +290,8 @@ def _user_error(error: ValidationError, file: str | Path | None) -> UserError:
 
 
 def _known_keys(path: list[str]) -> list[str]:
+    if path and path[-1] == "columns":
+        return list(get_args(get_args(Columns)[0]))
     model: type[BaseModel] = Config
     for part in path:
         info = model.model_fields.get(part)
@@ -286,21 +311,17 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str:
-    """`run_id`: hash of what decides the values (design decision 4).
+    """`run_id`: hash of what decides the values, after every `auto` (design decision 4).
 
-    data: role -> version of the rows; models: "encoder", "function" -> key (a function's own settings
-    are in its key). Paths, names of files, shard
-    sizes, devices and batch sizes are left out.
+    data: role and name -> version of the rows; models: "encoder", "function" -> key (a function's
+    own settings are in its key). Paths, shard sizes, devices and batch sizes are left out.
     """
+    s, i, rule = config.selection, config.influence, config.resolve_rule()
     method = {
         "seed": config.seed,
-        "influence": config.influence.model_dump(
-            include={"function", "labels", "label_fraction", "audit_pairs"}
-        ),
-        "architecture": config.architecture(),
-        "estimator": config.estimator.model_dump(exclude={"architecture"}),
-        "selection": config.selection.model_dump(exclude={"existing", "rule"}),
-        "rule": config.resolve_rule(),
-        "dtype": config.language_model.dtype,
+        "influence": [i.function, config.labels(), i.label_fraction, i.audit_pairs],
+        "estimator": [config.architecture(), config.estimator.hidden, config.estimator.refit_growth],
+        "rule": [rule, s.eta if rule == "flmi" else None, s.nu if rule == "flcg" else None],
+        "budget": s.count if s.count is not None else s.share,
     }
     return digest({"method": method, "data": data, "models": models})[:16]

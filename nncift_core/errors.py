@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
-class NncifError(Exception):
+class NnciftError(Exception):
     """Base of every error this project raises on purpose; the CLI prints it without a traceback."""
 
 
-class UserError(NncifError):
+class UserError(NnciftError):
     """The user's input is wrong (exit code 2).
 
     The message reads `WHERE: WHAT. MEND`, where WHERE names the file and, when known, the line
@@ -47,7 +47,7 @@ class HubUnreachable(UserError):
     """A hub id that is neither local nor cached, while the hub does not answer."""
 
 
-class RunError(NncifError):
+class RunError(NnciftError):
     """The run itself failed (exit code 1) although the input was right."""
 
 

@@ -55,6 +55,11 @@ def _problem(job: Job) -> Problem:
     return Problem.load(job.ws, job.config, keys, list(job.datasets))
 
 
+def forget_indices() -> None:
+    """Make the next `problem()` look at the files again (called once per flow run)."""
+    _problem.cache_clear()
+
+
 class DeviceSlots:
     """One slot per device; a task holds a slot while it computes."""
 
@@ -80,7 +85,10 @@ _SLOTS: dict[tuple[str, ...], DeviceSlots] = {}
 
 
 def slots(config: Config) -> DeviceSlots:
-    """The device slots of this process for `[execution] devices`."""
+    """The device slots of this process for `[execution] devices`.
+
+    Raises UserError for a device that this machine lacks.
+    """
     devices = tuple(resolve_devices(config.execution.devices))
     with _LOCK:
         return _SLOTS.setdefault(devices, DeviceSlots(list(devices)))

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from typing import Literal
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -51,9 +53,9 @@ class Stage:
         return 100.0 * min(1.0, self.done / self.total) if self.total else 100.0
 
     def close(self) -> None:
-        """Show the end state."""
+        """The stage is over: early stopping, say, may leave it short of its total."""
         if self._artifact:
-            update_progress_artifact(self._artifact, progress=self.percent)
+            update_progress_artifact(self._artifact, progress=100.0)
 
 
 class _View:
@@ -133,6 +135,8 @@ reporter = Reporter()
 
 
 def say(text: str) -> None:
-    """One line to the person at the terminal (stderr, so that stdout stays for results)."""
+    """One line to the person at the terminal (stderr: stdout is for results) and to the run's logs."""
+    if FlowRunContext.get() is not None:
+        get_run_logger().info(text)
     if reporter.mode != "quiet":
         print(text, file=sys.stderr, flush=True)

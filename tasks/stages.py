@@ -26,7 +26,6 @@ from nncift_core.pipeline.result import members_table
 from nncift_core.store.datasets import store_dataset
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.runs import publish_table
-from nncift_core.store.segments import SegmentStore
 from tasks import job as jobs
 from tasks.job import Job
 
@@ -90,23 +89,25 @@ def ingest(key: str, job: Job, role: Role, name: str, dataset: dict[str, Any]) -
 def embed(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
     """Embed one shard on a free device."""
     with jobs.slots(job.config).take() as device:
-        done = embed_shard(job.problem(), jobs.encoder(job, device), EmbedShard(**shard), current.advance)
-    return {**done, "device": device}
+        problem, encoder = job.problem(), jobs.encoder(job, device)
+        computed = embed_shard(problem, encoder, EmbedShard(**shard), current.advance)
+    return {"computed": computed, "device": device}
 
 
 @stage_task("exact-influence", "exact-influence {shard[name]}")
 def exact_influence(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
     """Exact values of one shard on a free device."""
     with jobs.slots(job.config).take() as device:
-        done = compute_exact(job.problem(), jobs.function(job, device), ExactShard(**shard), current.advance)
-    return {**done, "device": device}
+        problem, function = job.problem(), jobs.function(job, device)
+        computed = compute_exact(problem, function, ExactShard(**shard), current.advance)
+    return {"computed": computed, "device": device}
 
 
 @stage_task("train-influence-network", "train-influence-network")
 def train_influence_network(key: str, job: Job) -> dict[str, Any]:
     """Fit the configured estimator on the labels; returns its reference."""
     problem = job.problem()
-    plan = plan_exact(problem, SegmentStore(problem.ws, "exact", problem.keys.function))
+    plan = plan_exact(problem)
     return train(problem, plan, key, lambda done, total: current.to(done, total)).model_dump(mode="json")
 
 
@@ -114,7 +115,7 @@ def train_influence_network(key: str, job: Job) -> dict[str, Any]:
 def assess(key: str, job: Job, estimator: dict[str, Any]) -> list[dict[str, Any]]:
     """Quality of the estimates on the audit pairs, beside the baselines."""
     problem = job.problem()
-    plan = plan_exact(problem, SegmentStore(problem.ws, "exact", problem.keys.function))
+    plan = plan_exact(problem)
     return assess_estimator(problem, plan, EstimatorRef(**estimator))
 
 
@@ -123,7 +124,9 @@ def estimate_influence(
     key: str, job: Job, estimator: dict[str, Any], shard: dict[str, Any]
 ) -> dict[str, Any]:
     """Estimates of one block of rows."""
-    return estimate_shard(job.problem(), EstimatorRef(**estimator), EstimateShard(**shard), current.advance)
+    ref = EstimatorRef(**estimator)
+    computed = estimate_shard(job.problem(), ref, EstimateShard(**shard), current.advance)
+    return {"computed": computed, "device": "cpu"}
 
 
 @stage_task("select", "select")
@@ -131,8 +134,7 @@ def select(key: str, job: Job, run_id: str, estimator: dict[str, Any] | None) ->
     """Score every row, pick the subset, write the tables behind `selection`, `scores` and `influence`."""
     problem = job.problem()
     ref = EstimatorRef(**estimator) if estimator else None
-    store = SegmentStore(problem.ws, "exact", problem.keys.function)
-    plan = plan_exact(problem, store)
+    plan = plan_exact(problem)
     with jobs.slots(job.config).take() as device:
         choice = choose(problem, jobs.function(job, device), ref)
     tables = {

@@ -14,6 +14,8 @@ from nncift_core.errors import UserError
 from nncift_core.hashing import digest
 
 _READER_VERSION = 1
+# What is left of a pattern such as "*.json*": no name, so the folder's is taken.
+BARE_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz", ".zst"})
 
 
 def dataset_name(config: DatasetConfig) -> str:
@@ -38,7 +40,7 @@ def _source_name(source: str) -> str:
         name = stem(part)
         if glob.has_magic(name):
             name = "".join(" " if c in "*?[]" else c for c in name).strip(" -_.").replace(" ", "")
-        if name.strip("./"):
+        if name.strip("./") and f".{name}" not in BARE_SUFFIXES:
             return name
     return "dataset"
 

@@ -54,8 +54,19 @@ class CostModel:
     per_column: float = 0.0
 
 
+@dataclass(frozen=True)
+class Features:
+    """Linear work of a function (gradients, say) as files; empty for functions that have none."""
+
+    files: tuple[str, ...] = ()
+
+
 class InfluenceFunction(Protocol):
-    """Exact influence. `counters` counts what a user should hear of (say, truncated sequences)."""
+    """Exact influence.
+
+    kind: "pairwise" fills `tile` and `pairs`, "pointwise" fills `values`; needs: "embedding" when
+    `Rows.embeddings` must be there; counters: what a user should hear of (truncated sequences, say).
+    """
 
     name: str
     version: int
@@ -68,6 +79,10 @@ class InfluenceFunction(Protocol):
         """Function key (design decision 3): name, version, model, templates; no paths, no devices."""
         ...
 
+    def prepare(self, pool: Rows, target: Rows) -> Features:
+        """Linear work before any value is asked for; may be empty."""
+        ...
+
     def tile(self, rows: Rows, columns: Rows, progress: Progress | None = None) -> Float32:
         """Raw influence of every row on every column, [len(rows), len(columns)]."""
         ...
@@ -76,6 +91,24 @@ class InfluenceFunction(Protocol):
         """Raw influence of rows[k] on columns[k], [len(rows)]."""
         ...
 
+    def values(self, rows: Rows) -> Float32:
+        """Value of every row, [len(rows)], for pointwise functions."""
+        ...
+
     def aggregate(self, matrix: Float32, tasks: npt.NDArray[np.int64]) -> Float32:
         """Score of every row for every task: matrix [M, N], tasks [N] (0..T-1) -> [M, T]."""
         ...
+
+
+class Pairwise:
+    """What pairwise functions without linear work share."""
+
+    kind: Literal["pairwise", "pointwise"] = "pairwise"
+
+    def prepare(self, pool: Rows, target: Rows) -> Features:
+        """Nothing to prepare."""
+        return Features()
+
+    def values(self, rows: Rows) -> Float32:
+        """Raises TypeError: a pairwise function has no value per row."""
+        raise TypeError(f"{type(self).__name__} is pairwise: ask for tile() or pairs()")

@@ -15,7 +15,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,7 @@ from nncift_core.devices import pick
 from nncift_core.errors import RunError, UserError
 from nncift_core.hashing import digest
 from nncift_core.influence.aggregate import mean_by_task
-from nncift_core.influence.contract import CostModel, Float32, Int64, Progress, Rows
+from nncift_core.influence.contract import CostModel, Float32, Int64, Pairwise, Progress, Rows
 from nncift_core.language_models import LanguageModel, language_model_key, load_language_model
 
 Float64 = npt.NDArray[np.float64]
@@ -53,14 +52,13 @@ def plan_batches(lengths: Int64, budget: int) -> Iterator[Int64]:
         start += size
 
 
-class Delift:
+class Delift(Pairwise):
     """The in-context-learning utility of DELIFT; the model is loaded when values are first asked for."""
 
     name = "delift"
     version = 1
-    kind: Literal["pairwise", "pointwise"] = "pairwise"
     cost = CostModel(per_pair=1, per_column=1)
-    needs: frozenset[str] = frozenset()
+    needs = frozenset[str]()
 
     def __init__(
         self,
@@ -77,12 +75,6 @@ class Delift:
         self.batch_tokens = batch_tokens
         self.counters: Counter[str] = Counter()
         self._without: dict[int, float] = {}
-        if "{example_" in self.config.template_without:
-            raise UserError(
-                "the template without an example names an example's placeholder",
-                field="influence.delift.template_without",
-                mend="Only {prompt} is filled there.",
-            )
 
     @classmethod
     def from_config(cls, config: Config, device: str) -> Delift:

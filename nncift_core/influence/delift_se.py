@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +11,14 @@ from nncift_core.config import Config
 from nncift_core.encoders import encoder_key
 from nncift_core.hashing import digest
 from nncift_core.influence.aggregate import mean_by_task
-from nncift_core.influence.contract import CostModel, Float32, Progress, Rows
+from nncift_core.influence.contract import CostModel, Float32, Pairwise, Progress, Rows
 
 
-class DeliftSE:
+class DeliftSE(Pairwise):
     """influence(i, j) = cos(emb(x_i ++ y_i), emb(x_j ++ y_j)), from embeddings made beforehand."""
 
     name = "delift-se"
     version = 1
-    kind: Literal["pairwise", "pointwise"] = "pairwise"
     # No forward pass per pair: the embeddings, one pass a row, are there already.
     cost = CostModel()
     needs = frozenset({"embedding"})

@@ -18,7 +18,12 @@ from nncift_core.influence.delift_se import DeliftSE
 
 
 class Registered(Protocol):
-    """What the registry asks of a function's class beside the contract."""
+    """What the registry asks of a function's class beside the contract.
+
+    needs: as in the contract, so that planning knows before a function is made.
+    """
+
+    needs: frozenset[str]
 
     def from_config(self, config: Config, device: str) -> InfluenceFunction:
         """The function as configured; models are loaded only when values are asked for."""

@@ -13,7 +13,6 @@ from nncift_core.pipeline.estimate import load_estimator
 from nncift_core.pipeline.exact import ExactPlan, exact_values
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.references import EstimatorRef
-from nncift_core.store.segments import SegmentStore
 
 Int64 = npt.NDArray[np.int64]
 
@@ -23,7 +22,7 @@ def assess_estimator(problem: Problem, plan: ExactPlan, ref: EstimatorRef) -> li
 
     Baselines are fitted on the same labels. Needs at least one audit pair; none gives the Q1 rows only.
     """
-    store = SegmentStore(problem.ws, "exact", problem.keys.function)
+    store = problem.exact_store
     labels = exact_values(store, plan.shards, "tile")
     audit = exact_values(store, plan.shards, "pairs")
     rows, columns, truth = (np.concatenate([a, b]) for a, b in zip(labels, audit, strict=True))
@@ -50,6 +49,13 @@ def assess_estimator(problem: Problem, plan: ExactPlan, ref: EstimatorRef) -> li
         seed=problem.config.seed,
     )
     return [asdict(q) for q in quality]
+
+
+def assessed(problem: Problem, plan: ExactPlan) -> list[object]:
+    """Identity of what `assess_estimator` looks at: labels, audit pairs, tasks of the targets."""
+    labels = [[s.rows, s.columns] for s in plan.shards if s.layout == "tile"]
+    tasks = [problem.task_names, problem.task_of_target.tolist(), problem.target_contents.tolist()]
+    return [labels, plan.audit_rows.tolist(), plan.audit_columns.tolist(), tasks]
 
 
 def _predict(

@@ -20,7 +20,6 @@ from nncift_core.store.datasets import Dataset
 from nncift_core.store.files import publish
 from nncift_core.store.matrix import MatrixReader, RowBlock
 from nncift_core.store.references import EstimatorRef
-from nncift_core.store.segments import SegmentStore
 from nncift_core.store.workspace import Workspace
 
 Int64 = npt.NDArray[np.int64]
@@ -59,9 +58,11 @@ class Choice:
 
 def open_matrix(problem: Problem, ref: EstimatorRef | None) -> MatrixReader:
     """The completed matrix [row contents, column contents] as a stream of blocks."""
-    exact = SegmentStore(problem.ws, "exact", problem.keys.function)
-    estimates = SegmentStore(problem.ws, "estimate", ref.key) if ref else None
-    return MatrixReader(exact, estimates, problem.row_shards, problem.columns)
+    estimates = problem.estimate_store(ref.key) if ref else None
+    for store in (problem.exact_store, estimates):
+        if store is not None:
+            store.refresh()
+    return MatrixReader(problem.exact_store, estimates, problem.row_shards, problem.columns)
 
 
 def choose(problem: Problem, function: InfluenceFunction, ref: EstimatorRef | None) -> Choice:
@@ -81,6 +82,7 @@ def choose(problem: Problem, function: InfluenceFunction, ref: EstimatorRef | No
         "candidates": len(problem.pool.content_ids),
         "positive_gain": selection.positive,
         "tied_steps": selection.ties,
+        "exact_pairs_used": collected.exact_pairs,
     }
     return Choice(selection.order, selection.gains, collected.scores, collected.exact_rows, facts)
 
@@ -100,11 +102,12 @@ class _Collector:
         needs_matrix = RULES[problem.config.resolve_rule()].reads == "matrix"
         self.candidates = np.memmap(scratch / "pool", np.float32, "w+", shape=shape) if needs_matrix else None
         self.existing = np.full((len(self.old), shape[1]), np.nan, np.float32)
-        self.low, self.high = np.inf, -np.inf
+        self.low, self.high, self.exact_pairs = np.inf, -np.inf, 0
 
     def add(self, block: RowBlock) -> None:
         values = block.values[:, self.columns]
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        self.exact_pairs += int(block.exact.sum())
         at, rows = self.pool.rows_of(block.row_ids)
         all_exact: npt.NDArray[np.bool_] = np.all(block.exact, axis=1)
         scores = self.function.aggregate(values, self.problem.task_of_target)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nncift_core.config import Config
 from nncift_core.encoders import Encoder, example_text
+from nncift_core.influence.registry import FUNCTIONS
 from nncift_core.pipeline.problem import Problem
-from nncift_core.store.vectors import VectorStore
 
 PIECE = 512
 
@@ -22,9 +23,10 @@ class EmbedShard:
     content_ids: tuple[int, ...]
 
 
-def embeddings_needed(problem: Problem) -> bool:
+def embeddings_needed(config: Config) -> bool:
     """Whether any later stage reads embeddings: the estimator does, and functions that say so."""
-    return not problem.all_exact or problem.config.influence.function == "delift-se"
+    i = config.influence
+    return i.label_fraction < 1 or "embedding" in FUNCTIONS[i.function].needs
 
 
 def plan_embed(problem: Problem) -> tuple[list[EmbedShard], int]:
@@ -43,15 +45,17 @@ def plan_embed(problem: Problem) -> tuple[list[EmbedShard], int]:
 
 def embed_shard(
     problem: Problem, encoder: Encoder, shard: EmbedShard, progress: Callable[[int], None] | None = None
-) -> dict[str, int]:
-    """Embed a shard piece by piece, so that a killed one keeps its finished pieces."""
-    store = VectorStore(problem.ws, encoder.key)
-    before = encoder.truncated
+) -> int:
+    """Embed a shard piece by piece, so that a killed one keeps its finished pieces; returns texts done."""
+    store = problem.vectors
+    store.refresh()
     ids = store.missing(np.array(shard.content_ids, np.int64))
     parents = tuple(d.ref.path for d in problem.datasets)
     for start in range(0, len(ids), PIECE):
         piece = ids[start : start + PIECE]
         texts = problem.texts(piece)
         joined = [example_text(p, r) for p, r in zip(texts.prompts, texts.responses, strict=True)]
-        store.write(piece, encoder.embed(joined, progress), parents)
-    return {"computed": len(ids), "truncated_texts": encoder.truncated - before}
+        before = encoder.truncated
+        vectors = encoder.embed(joined, progress)
+        store.write(piece, vectors, parents, {"truncated_texts": encoder.truncated - before})
+    return len(ids)

@@ -18,7 +18,7 @@ from nncift_core.pipeline.exact import ExactPlan, exact_values
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.files import is_intact, publish, read_manifest, verify
 from nncift_core.store.references import EstimatorRef
-from nncift_core.store.segments import SegmentStore, rectangles
+from nncift_core.store.segments import rectangles
 
 Int64 = npt.NDArray[np.int64]
 Progress = Callable[[int], None]
@@ -66,7 +66,7 @@ def train(
     problem: Problem, plan: ExactPlan, key: str, progress: Callable[[int, int], None] | None = None
 ) -> EstimatorRef:
     """Fit `IN_theta(emb(i) ++ emb(j)) -> influence(i, j)` on Q1 and store it."""
-    store = SegmentStore(problem.ws, "exact", problem.keys.function)
+    store = problem.exact_store
     rows, columns, values = exact_values(store, plan.shards, "tile")
     if np.isnan(values).any():
         raise RunError(f"{int(np.isnan(values).sum())} labels are missing; run again to compute them")
@@ -116,7 +116,8 @@ def load_estimator(problem: Problem, ref: EstimatorRef) -> InfluenceNetwork:
 
 def plan_estimate(problem: Problem, ref: EstimatorRef) -> list[EstimateShard]:
     """One shard per row block, with the number of pairs that have no estimate yet."""
-    store = SegmentStore(problem.ws, "estimate", ref.key)
+    store = problem.estimate_store(ref.key)
+    store.refresh()
     return [
         EstimateShard(f"block {n}", tuple(rows.tolist()), int((~store.coverage(rows, problem.columns)).sum()))
         for n, rows in enumerate(problem.row_shards)
@@ -125,9 +126,9 @@ def plan_estimate(problem: Problem, ref: EstimatorRef) -> list[EstimateShard]:
 
 def estimate_shard(
     problem: Problem, ref: EstimatorRef, shard: EstimateShard, progress: Progress | None = None
-) -> dict[str, int]:
-    """Predict the missing tiles of one row block, column block by column block."""
-    store = SegmentStore(problem.ws, "estimate", ref.key)
+) -> int:
+    """Predict the missing tiles of one row block, column block by column block; returns computed pairs."""
+    store = problem.estimate_store(ref.key)
     network = load_estimator(problem, ref)
     rows = np.array(shard.rows, np.int64)
     row_vectors = problem.vectors.load(rows)
@@ -142,7 +143,7 @@ def estimate_shard(
             computed += values.size
             if progress:
                 progress(values.size)
-    return {"computed": computed}
+    return computed
 
 
 def quality_table(run_id: str, rows: list[dict[str, object]]) -> pa.Table:

@@ -7,14 +7,15 @@ unbroken one does and its values are bit-equal.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from nncift_core.estimator.labels import audit_pairs, block_design
-from nncift_core.influence.contract import InfluenceFunction
+from nncift_core.estimator.labels import BlockDesign, audit_pairs, block_design
+from nncift_core.influence.contract import Float32, InfluenceFunction, Rows
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.designs import StoredDesign, find_or_make
 from nncift_core.store.segments import SegmentStore, rectangles
@@ -66,9 +67,10 @@ def label_counts(n_rows: int, n_columns: int, fraction: float) -> tuple[int, int
     return len(design.rows), len(design.columns)
 
 
-def plan_exact(problem: Problem, store: SegmentStore) -> ExactPlan:
+def plan_exact(problem: Problem) -> ExactPlan:
     """Draw (or keep) the labels, draw the audit, and find what is missing by anti-join."""
-    c = problem.config
+    c, store = problem.config, problem.exact_store
+    store.refresh()
 
     def draw(rows: Int64, columns: Int64) -> tuple[Int64, Int64]:
         d = block_design(rows, columns, c.influence.label_fraction, c.seed)
@@ -101,107 +103,82 @@ def _audit(problem: Problem, design: StoredDesign) -> tuple[Int64, Int64]:
     n = 0 if problem.all_exact else problem.config.influence.audit_pairs
     if not n:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    from nncift_core.estimator.labels import BlockDesign
-
     labels = BlockDesign(rows=design.label_rows, columns=design.label_columns)
     return audit_pairs(problem.rows, problem.columns, labels, n, problem.config.seed)
 
 
 def compute_exact(
-    problem: Problem,
-    function: InfluenceFunction,
-    shard: ExactShard,
-    progress: Progress | None = None,
-) -> dict[str, int]:
-    """Compute what `shard` lacks and store it; returns computed pairs and the function's counters."""
-    store = SegmentStore(problem.ws, "exact", problem.keys.function)
+    problem: Problem, function: InfluenceFunction, shard: ExactShard, progress: Progress | None = None
+) -> int:
+    """Compute what `shard` lacks and store it; returns the number of computed pairs."""
+    problem.exact_store.refresh()
+    work = _Work(problem, function, progress)
     rows, columns = np.array(shard.rows, np.int64), np.array(shard.columns, np.int64)
-    before = dict(function.counters)
-    if shard.layout == "tile":
-        computed = _block(problem, function, store, rows, columns, progress)
-    else:
-        computed = _scattered(problem, function, store, rows, columns, progress)
-    grown = {k: v - before.get(k, 0) for k, v in function.counters.items()}
-    return {"computed": computed, **{k: v for k, v in grown.items() if v}}
+    return work.block(rows, columns) if shard.layout == "tile" else work.scattered(rows, columns)
 
 
-class _Writer:
-    """Gathers finished whole chunks and writes them as one tile every FLUSH_SECONDS."""
+class _Work:
+    """Computes the missing pairs of a shard chunk by chunk; whole chunks are written together."""
 
-    def __init__(self, store: SegmentStore, columns: Int64, parents: tuple[str, ...]) -> None:
-        self.store, self.columns, self.parents = store, columns, parents
-        self.rows: list[Int64] = []
-        self.values: list[npt.NDArray[np.float32]] = []
-        self.since = time.monotonic()
+    def __init__(self, problem: Problem, function: InfluenceFunction, progress: Progress | None) -> None:
+        self.problem, self.function, self.progress = problem, function, progress
+        self.store = problem.exact_store
+        self.parents = tuple(d.ref.path for d in problem.datasets)
+        self.counted = Counter(function.counters)
 
-    def add(self, rows: Int64, values: npt.NDArray[np.float32]) -> None:
-        self.rows.append(rows)
-        self.values.append(values)
-        if time.monotonic() - self.since > FLUSH_SECONDS:
-            self.flush()
+    def block(self, rows: Int64, columns: Int64) -> int:
+        """Rows [r] x columns [c], in chunks of about CHUNK_PAIRS pairs; returns computed pairs."""
+        pool, targets = self._texts(rows), self._texts(columns)
+        done: list[tuple[Int64, Float32]] = []
+        computed, since = 0, time.monotonic()
+        step = max(1, CHUNK_PAIRS // len(columns))
+        for start in range(0, len(rows), step):
+            chunk = np.arange(start, min(start + step, len(rows)))
+            missing = ~self.store.coverage(rows[chunk], columns)
+            if missing.all():
+                done.append((rows[chunk], self.function.tile(pool.take(chunk), targets, self.progress)))
+            elif missing.any():
+                for r, k in rectangles(missing):
+                    values = self.function.tile(pool.take(chunk[r]), targets.take(k), self.progress)
+                    self._write([(rows[chunk][r], values)], columns[k])
+            computed += int(missing.sum())
+            if time.monotonic() - since > FLUSH_SECONDS:
+                self._write(done, columns)
+                done, since = [], time.monotonic()
+        self._write(done, columns)
+        return computed
 
-    def flush(self) -> None:
-        if self.rows:
-            rows, values = np.concatenate(self.rows), np.concatenate(self.values)
+    def scattered(self, rows: Int64, columns: Int64) -> int:
+        """Pairs (rows[k], columns[k]), in chunks; returns computed pairs."""
+        computed = 0
+        for start in range(0, len(rows), CHUNK_PAIRS):
+            r, k = rows[start : start + CHUNK_PAIRS], columns[start : start + CHUNK_PAIRS]
+            unknown = np.isnan(self.store.lookup(r, k))
+            r, k = r[unknown], k[unknown]
+            if len(r):
+                values = self.function.pairs(self._texts(r), self._texts(k), self.progress)
+                self.store.write_pairs(
+                    r, k, values, producer="exact-influence", parents=self.parents, counts=self._counts()
+                )
+                computed += len(r)
+        return computed
+
+    def _texts(self, content_ids: Int64) -> Rows:
+        return self.problem.texts(content_ids, embeddings="embedding" in self.function.needs)
+
+    def _write(self, done: list[tuple[Int64, Float32]], columns: Int64) -> None:
+        if done:
+            rows, values = np.concatenate([r for r, _ in done]), np.concatenate([v for _, v in done])
             self.store.write_tile(
-                rows, self.columns, values, producer="exact-influence", parents=self.parents
+                rows, columns, values, producer="exact-influence", parents=self.parents, counts=self._counts()
             )
-        self.rows, self.values, self.since = [], [], time.monotonic()
 
-
-def _block(
-    problem: Problem,
-    function: InfluenceFunction,
-    store: SegmentStore,
-    rows: Int64,
-    columns: Int64,
-    progress: Progress | None,
-) -> int:
-    embeddings = "embedding" in function.needs
-    targets = problem.texts(columns, embeddings=embeddings)
-    parents = tuple(d.ref.path for d in problem.datasets)
-    writer = _Writer(store, columns, parents)
-    step, computed = max(1, CHUNK_PAIRS // len(columns)), 0
-    for start in range(0, len(rows), step):
-        chunk = rows[start : start + step]
-        missing = ~store.coverage(chunk, columns)
-        if not missing.any():
-            continue
-        texts = problem.texts(chunk, embeddings=embeddings)
-        if missing.all():
-            writer.add(chunk, function.tile(texts, targets, progress))
-        else:
-            for r, k in rectangles(missing):
-                values = function.tile(texts.take(r), targets.take(k), progress)
-                store.write_tile(chunk[r], columns[k], values, producer="exact-influence", parents=parents)
-        computed += int(missing.sum())
-    writer.flush()
-    return computed
-
-
-def _scattered(
-    problem: Problem,
-    function: InfluenceFunction,
-    store: SegmentStore,
-    rows: Int64,
-    columns: Int64,
-    progress: Progress | None,
-) -> int:
-    embeddings = "embedding" in function.needs
-    parents = tuple(d.ref.path for d in problem.datasets)
-    computed = 0
-    for start in range(0, len(rows), CHUNK_PAIRS):
-        r, k = rows[start : start + CHUNK_PAIRS], columns[start : start + CHUNK_PAIRS]
-        unknown = np.isnan(store.lookup(r, k))
-        r, k = r[unknown], k[unknown]
-        if not len(r):
-            continue
-        values = function.pairs(
-            problem.texts(r, embeddings=embeddings), problem.texts(k, embeddings=embeddings), progress
-        )
-        store.write_pairs(r, k, values, producer="exact-influence", parents=parents)
-        computed += len(r)
-    return computed
+    def _counts(self) -> dict[str, int]:
+        """What the function counted since the last write (truncated sequences), for the manifest."""
+        now = Counter(self.function.counters)
+        grown = now - self.counted
+        self.counted = now
+        return dict(grown)
 
 
 def exact_values(

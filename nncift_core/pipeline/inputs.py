@@ -7,6 +7,7 @@ from typing import Literal
 
 from nncift_core.config import Config, DatasetConfig
 from nncift_core.datasets import dataset_name, read_dataset, source_fingerprint
+from nncift_core.devices import check_device, resolve_devices
 from nncift_core.errors import UserError
 from nncift_core.records import Example, ReadReport
 
@@ -52,6 +53,8 @@ def read_inputs(config: Config) -> list[Input]:
 
     Also refuses two data sets of one role under one name, whose rows could not be told apart.
     """
+    if config.pool.source == "self":
+        raise UserError('"self" is a target', field="pool.source", mend="Name the pool's file here.")
     inputs = [read_input(role, dataset, config.base_dir) for role, dataset in sources(config)]
     seen: set[tuple[str, str]] = set()
     for i in inputs:
@@ -63,3 +66,16 @@ def read_inputs(config: Config) -> list[Input]:
             )
         seen.add((i.role, i.name))
     return inputs
+
+
+def forget_inputs() -> None:
+    """Free the rows that `read_input` keeps; the next call reads the files again."""
+    _CACHE.clear()
+
+
+def check_devices(config: Config) -> None:
+    """Raise UserError for a device that the config names and this machine lacks."""
+    resolve_devices(config.execution.devices)
+    for section, setting in (("encoder", config.encoder), ("language_model", config.language_model)):
+        if setting.device != "auto":
+            check_device(setting.device, f"{section}.device")

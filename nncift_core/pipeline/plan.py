@@ -9,12 +9,17 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from nncift_core.config import Config
 from nncift_core.errors import HubUnreachable
-from nncift_core.hashing import content_hash
+from nncift_core.hashing import content_hash, content_id
+from nncift_core.pipeline.embed import embeddings_needed
 from nncift_core.pipeline.exact import label_counts
-from nncift_core.pipeline.inputs import Input, read_inputs
-from nncift_core.pipeline.problem import keys_of
+from nncift_core.pipeline.inputs import Input, check_devices, read_inputs
+from nncift_core.pipeline.problem import design_family, keys_of
+from nncift_core.store.designs import find
 from nncift_core.store.runs import read_costs
 from nncift_core.store.workspace import Workspace
 
@@ -34,22 +39,22 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
     but a hub that cannot be reached only warns: nothing is needed from it yet.
     """
     inputs = read_inputs(config)
-    try:
-        keys_of(config)
-    except HubUnreachable as e:
-        logger.warning("%s", e)
+    check_devices(config)
+    Workspace.check_usable(workspace)
+    ws = Workspace(workspace)
     pool = [i for i in inputs if i.role == "pool"]
     targets = [i for i in inputs if i.role == "target"] or pool
     rows, columns = _contents([i for i in inputs if i.role != "target"]), _contents(targets)
     pool_rows, target_rows = (sum(len(i.examples) for i in side) for side in (pool, targets))
     pairs = len(rows) * len(columns)
-    labelled = math.prod(label_counts(len(rows), len(columns), config.influence.label_fraction))
     everything = config.influence.label_fraction >= 1
+    labelled = _labelled(config, ws, rows, columns)
     audit = 0 if everything else min(config.influence.audit_pairs, pairs - labelled)
     exact = labelled + audit
+    contents = len(np.union1d(rows, columns))
     items = {
         "ingest": sum(len(i.examples) for i in inputs),
-        "embed": 0 if everything and config.influence.function == "delift" else len(rows | columns),
+        "embed": contents if embeddings_needed(config) else 0,
         "exact-influence": exact,
         "estimate-influence": 0 if everything else pairs,
         "select": pool_rows,
@@ -61,18 +66,36 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
         "duplicates": sum(i.report.duplicates for i in inputs),
         "pairs": pool_rows * target_rows,
         "exact_pairs": exact,
-        "forecast_seconds": _seconds(items, Path(workspace)),
-        "forecast_disk_mb": _disk_mb(config, inputs, len(rows | columns), exact, pairs, everything),
+        "forecast_seconds": _seconds(items, ws),
+        "forecast_disk_mb": _disk_mb(config, inputs, contents, exact + (0 if everything else pairs)),
     }
 
 
-def _contents(inputs: list[Input]) -> set[str]:
-    return {content_hash(e.prompt, e.response) for i in inputs for e in i.examples}
+def _contents(inputs: list[Input]) -> npt.NDArray[np.int64]:
+    """Distinct content ids, in order of arrival."""
+    ids = dict.fromkeys(content_id(content_hash(e.prompt, e.response)) for i in inputs for e in i.examples)
+    return np.fromiter(ids, np.int64, len(ids))
 
 
-def _seconds(items: dict[str, int], workspace: Path) -> float | None:
+def _labelled(
+    config: Config, ws: Workspace, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
+) -> int:
+    """Labelled pairs: those of the design that a run would keep, else of a fresh draw."""
+    try:
+        keys = keys_of(config)
+    except HubUnreachable as e:
+        logger.warning("%s", e)
+        return math.prod(label_counts(len(rows), len(columns), config.influence.label_fraction))
+    growth = 0.0 if config.influence.label_fraction >= 1 else config.estimator.refit_growth
+    kept = find(ws, design_family(config, keys), rows, columns, growth)
+    if kept is None:
+        return math.prod(label_counts(len(rows), len(columns), config.influence.label_fraction))
+    present = np.isin(rows, kept.label_rows).sum(), np.isin(columns, kept.label_columns).sum()
+    return int(present[0] * present[1])
+
+
+def _seconds(items: dict[str, int], ws: Workspace) -> float | None:
     """Unit costs of this workspace times the items of a run that computes everything anew."""
-    ws = Workspace(workspace)
     if not ws.exists():
         return None
     seconds: dict[str, float] = defaultdict(float)
@@ -89,24 +112,22 @@ def _seconds(items: dict[str, int], workspace: Path) -> float | None:
     return round(total, 1)
 
 
-def _disk_mb(
-    config: Config, inputs: list[Input], contents: int, exact: int, pairs: int, everything: bool
-) -> float:
+def _disk_mb(config: Config, inputs: list[Input], contents: int, values: int) -> float:
     text = sum(
         len(e.prompt) + len(e.response) + len(json.dumps(e.record, default=str))
         for i in inputs
         for e in i.examples
     )
-    vectors = 0 if everything and config.influence.function == "delift" else contents * _dimension(config) * 4
-    values = (exact + (0 if everything else pairs)) * TILE_BYTES_PER_PAIR
-    return round((text * TEXT_BYTES_STORED + vectors + values) / 1e6, 1)
+    vectors = contents * _dimension(config) * 4 if embeddings_needed(config) else 0
+    return round((text * TEXT_BYTES_STORED + vectors + values * TILE_BYTES_PER_PAIR) / 1e6, 1)
 
 
 def _dimension(config: Config) -> int:
-    """Width of the embedding: from a local model's config.json, else that of the named kind."""
+    """Width of the embedding: from a local model's config.json, else 1,024 (bge-large and its kind)."""
     if config.encoder.model == "builtin":
         return 384
-    local = Path(config.encoder.model) / "config.json"
-    if local.is_file():
-        return int(json.loads(local.read_text(encoding="utf-8")).get("hidden_size", 1024))
-    return 1024
+    local = Path(config.base_dir) / Path(config.encoder.model).expanduser() / "config.json"
+    try:
+        return int(json.loads(local.read_text(encoding="utf-8"))["hidden_size"])
+    except (OSError, ValueError, KeyError):
+        return 1024

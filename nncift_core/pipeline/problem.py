@@ -15,6 +15,7 @@ from nncift_core.influence.contract import Rows
 from nncift_core.influence.registry import function_key
 from nncift_core.store.datasets import Dataset
 from nncift_core.store.references import DatasetRef
+from nncift_core.store.segments import SegmentStore
 from nncift_core.store.vectors import VectorStore
 from nncift_core.store.workspace import Workspace
 
@@ -34,7 +35,14 @@ def keys_of(config: Config) -> Keys:
     return Keys(encoder_key(config.encoder, config.base_dir), function_key(config))
 
 
-@dataclass(frozen=True)
+def design_family(config: Config, keys: Keys) -> str:
+    """What label designs share: function, encoder, kind of labels, fraction, seed. Not the data: which
+    design fits which rows is decided by their contents."""
+    labels = [config.labels(), config.influence.label_fraction, config.seed]
+    return digest([keys.function, keys.encoder, *labels])
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """Pool rows x target rows (or pool x pool) over stored data sets.
 
@@ -122,6 +130,21 @@ class Problem:
         """Embeddings under the job's encoder."""
         return VectorStore(self.ws, self.keys.encoder)
 
+    @cached_property
+    def exact_store(self) -> SegmentStore:
+        """Exact values under the job's function."""
+        return SegmentStore(self.ws, "exact", self.keys.function)
+
+    def estimate_store(self, estimator_key: str) -> SegmentStore:
+        """Estimates of one estimator."""
+        if estimator_key not in self._estimate_stores:
+            self._estimate_stores[estimator_key] = SegmentStore(self.ws, "estimate", estimator_key)
+        return self._estimate_stores[estimator_key]
+
+    @cached_property
+    def _estimate_stores(self) -> dict[str, SegmentStore]:
+        return {}
+
     def texts(self, content_ids: Int64, *, embeddings: bool = False) -> Rows:
         """Texts of `content_ids` [n] wherever they are stored, with embeddings when asked for."""
         found: dict[int, tuple[str, str]] = {}
@@ -136,16 +159,8 @@ class Problem:
         return Rows(content_ids, tuple(p for p, _ in pairs), tuple(r for _, r in pairs), vectors)
 
     def family(self) -> str:
-        """What label designs of this job share: function, encoder, data sets, fraction, seed."""
-        c = self.config
-        names = [(d.ref.role, d.ref.dataset) for d in self.datasets]
-        return digest(
-            [self.keys.function, self.keys.encoder, names, c.influence.label_fraction, c.seed, "block"]
-        )
-
-    def data_versions(self) -> dict[str, str]:
-        """Role and name -> version of the rows."""
-        return {f"{d.ref.role}:{d.ref.dataset}": d.ref.version for d in self.datasets}
+        """Under which key label designs of this job are kept."""
+        return design_family(self.config, self.keys)
 
 
 def _distinct(datasets: list[Dataset]) -> list[Int64]:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from nncift_core.pipeline.embed import embeddings_needed
 from nncift_core.pipeline.exact import ExactPlan
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.datasets import Dataset
+from nncift_core.store.files import sum_counts
 from nncift_core.store.references import EstimatorRef
-from nncift_core.store.segments import SegmentStore
 
 
 def members_table(problem: Problem, plan: ExactPlan) -> pa.Table:
@@ -38,6 +39,27 @@ def _side(side: str, dataset: Dataset, labelled: Any, *, candidate: bool) -> pa.
     )
 
 
+def run_facts(problem: Problem, plan: ExactPlan, exact_pairs_used: int) -> dict[str, Any]:
+    """What a person should hear of the run: labels, what was cut, dropped or found twice.
+
+    Counts of cut texts are summed over all stored values the run uses, computed now or reused.
+    """
+    ids = np.unique(np.concatenate([problem.rows, problem.columns]))
+    files = problem.exact_store.files(problem.rows)
+    if embeddings_needed(problem.config):
+        files = [*files, *problem.vectors.files(ids)]
+    refs = [d.ref for d in problem.datasets]
+    return {
+        **sum_counts(problem.ws.root, files),
+        "duplicates": sum(r.duplicates for r in refs),
+        "dropped_rows": sum(len(r.dropped) for r in refs),
+        "labelled_rows": plan.design.ref.rows,
+        "labelled_columns": plan.design.ref.columns,
+        "labels_kept_from_earlier_run": plan.design.ref.reused,
+        "exact_pairs_from_other_runs": max(0, exact_pairs_used - plan.pairs),
+    }
+
+
 def result_record(
     problem: Problem,
     run_id: str,
@@ -46,8 +68,8 @@ def result_record(
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything `store.views` needs to answer for this run; relative paths only."""
-    exact = SegmentStore(problem.ws, "exact", problem.keys.function)
-    estimates = SegmentStore(problem.ws, "estimate", ref.key) if ref else None
+    exact = problem.exact_store
+    estimates = problem.estimate_store(ref.key) if ref else None
     return {
         "run_id": run_id,
         "datasets": [

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from nncift_core.errors import IntegrityError
 from nncift_core.hashing import canonical_json, content_hash, content_id, digest, example_id, int63
@@ -83,12 +85,12 @@ def store_dataset(
         known = _known_rows(folder)
         ids, texts = table["example_id"].to_pylist(), table["text_id"].to_pylist()
         new = [i for i, row in enumerate(zip(ids, texts, strict=True)) if row not in known]
-        number = len(_blocks(folder))
+        number = 1 + max((int(p.name[:6]) for p in (folder / "blocks").glob("*.parquet")), default=-1)
         for start in range(0, len(new), block_rows):
             part = table.take(new[start : start + block_rows]).select(BLOCK_SCHEMA.names)
             _write_block(ws, folder, number, part, fingerprint)
             number += 1
-        version = digest([ids, texts, table["row_number"].to_pylist(), table["record"].to_pylist()])
+        version = digest([table[name].to_pylist() for name in VERSION_SCHEMA.names])
         path = folder / "versions" / f"{version}.parquet"
         if not is_intact(path):
             rows = table.select(VERSION_SCHEMA.names)
@@ -178,6 +180,10 @@ class Dataset:
             np.fromiter(contents.values(), np.int64, len(contents)),
         )
 
+    @cached_property
+    def _place(self) -> dict[int, int]:
+        return dict(zip(self.contents.tolist(), self.block_of.tolist(), strict=True))
+
     def shards(self) -> list[Int64]:
         """The distinct contents, block by block."""
         return [
@@ -186,10 +192,9 @@ class Dataset:
 
     def texts(self, content_ids: Int64) -> Texts:
         """Texts of `content_ids` [n], in that order, as read. Reads only the blocks they lie in."""
-        place = {int(c): int(b) for c, b in zip(self.contents, self.block_of, strict=True)}
         found: dict[int, tuple[str, str]] = {}
         wanted = {int(c) for c in content_ids}
-        for number in sorted({place[c] for c in wanted}):
+        for number in sorted({self._place[c] for c in wanted}):
             t = pq.read_table(self.blocks[number], columns=["content_id", "prompt", "response"])
             t = t.filter(pa.compute.is_in(t["content_id"], pa.array(sorted(wanted), pa.int64())))
             for c, p, r in zip(*(t[n].to_pylist() for n in t.column_names), strict=True):
@@ -200,3 +205,12 @@ class Dataset:
     def tasks(self) -> list[str]:
         """Target task of every row: its `task` column, else the data set's name."""
         return [t if t is not None else self.ref.dataset for t in self.rows["task"].to_pylist()]
+
+
+def is_stored(ws: Workspace, ref: dict[str, Any]) -> bool:
+    """Whether a data set reference (as JSON) still has its version file and every block it needs."""
+    try:
+        Dataset(ws, DatasetRef.model_validate(ref))
+    except (IntegrityError, ValidationError):
+        return False
+    return True

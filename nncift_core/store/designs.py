@@ -6,6 +6,7 @@ estimator and no tile (design decision 2).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nncift_core.hashing import digest
-from nncift_core.store.files import is_intact, publish
+from nncift_core.store.files import is_intact, publish, write_json
 from nncift_core.store.references import DesignRef
 from nncift_core.store.workspace import Workspace
 
@@ -43,6 +44,25 @@ def _change(old: Int64, new: Int64) -> float:
     return max((len(new) - kept) / len(old), (len(old) - kept) / len(old))
 
 
+def find(ws: Workspace, family: str, rows: Int64, columns: Int64, growth: float) -> StoredDesign | None:
+    """The design these rows and columns use: the one drawn from them, the one they used before, else
+    the nearest within `growth`; None when a new one is needed. Reads only.
+
+    rows [M], columns [N]: content ids.
+    """
+    folder = ws.design_dir(family)
+    exact = folder / f"{_key(family, rows, columns)}.parquet"
+    if is_intact(exact):
+        return _load(ws, exact, reused=False)
+    used = _used_before(exact)
+    if used is not None and is_intact(folder / used):
+        return _load(ws, folder / used, reused=True)
+    known = [_load(ws, p, reused=True) for p in sorted(folder.glob("*.parquet")) if is_intact(p)]
+    near = [(d.growth(rows, columns), d.ref.key, d) for d in known]
+    near = [n for n in near if n[0] <= growth]
+    return min(near, key=lambda n: n[:2])[2] if near else None
+
+
 def find_or_make(
     ws: Workspace,
     family: str,
@@ -52,19 +72,16 @@ def find_or_make(
     draw: Callable[[Int64, Int64], tuple[Int64, Int64]],
     parents: tuple[str, ...] = (),
 ) -> StoredDesign:
-    """The design drawn from exactly these rows and columns, else the nearest within `growth`, else new.
+    """What `find` gives, else a new design by `draw` (which returns labelled rows and columns).
 
-    rows [M], columns [N]: content ids; `draw` returns labelled rows and columns.
+    A kept design is noted for these rows and columns, so that a later design cannot take its place.
     """
-    folder = ws.design_dir(family)
-    exact = folder / f"{_key(family, rows, columns)}.parquet"
-    if is_intact(exact):
-        return _load(ws, exact, reused=False)
-    known = [_load(ws, p, reused=True) for p in sorted(folder.glob("*.parquet")) if is_intact(p)]
-    near = [(d.growth(rows, columns), d.ref.key, d) for d in known]
-    near = [n for n in near if n[0] <= growth]
-    if near:
-        return min(near, key=lambda n: n[:2])[2]
+    exact = ws.design_dir(family) / f"{_key(family, rows, columns)}.parquet"
+    found = find(ws, family, rows, columns, growth)
+    if found is not None:
+        if found.ref.reused and _used_before(exact) != f"{found.ref.key}.parquet":
+            write_json(exact.with_suffix(".uses.json"), {"design": f"{found.ref.key}.parquet"})
+        return found
     label_rows, label_columns = draw(rows, columns)
     labelled = [np.isin(rows, label_rows), np.isin(columns, label_columns)]
     table = pa.table(
@@ -88,9 +105,13 @@ def find_or_make(
     return _load(ws, exact, reused=False)
 
 
-def load_design(ws: Workspace, ref: DesignRef) -> StoredDesign:
-    """The design that `ref` names."""
-    return _load(ws, ws.root / ref.path, reused=ref.reused)
+def _used_before(exact: Path) -> str | None:
+    """File name of the design that the rows and columns of `exact` were given earlier."""
+    try:
+        name = json.loads(exact.with_suffix(".uses.json").read_text(encoding="utf-8"))["design"]
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return None
+    return Path(str(name)).name
 
 
 def _key(family: str, rows: Int64, columns: Int64) -> str:

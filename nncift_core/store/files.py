@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,15 +94,26 @@ def publish(
     parents: tuple[str, ...] = (),
     meta: dict[str, Any] | None = None,
 ) -> Manifest:
-    """Write a payload atomically, then its manifest; only then can it be seen."""
-    write_atomic(path, write)
+    """Write a payload atomically, then its manifest; only then can it be seen.
+
+    Size and checksum are taken before the rename, so that another writer of the same name can
+    neither break nor falsify them.
+    """
+    measured: list[tuple[int, str]] = []
+
+    def write_and_measure(part: Path) -> None:
+        write(part)
+        measured.append((part.stat().st_size, sha256_of(part)))
+
+    write_atomic(path, write_and_measure)
+    size, sha256 = measured[0]
     manifest = Manifest(
         artifact=path.relative_to(root).as_posix(),
         kind=kind,
         key=key,
         rows=rows,
-        size=path.stat().st_size,
-        sha256=sha256_of(path),
+        size=size,
+        sha256=sha256,
         created_at=now(),
         producer=producer,
         parents=parents,
@@ -144,10 +156,14 @@ def verify(payload: Path) -> Manifest:
     return manifest
 
 
-def discard(payload: Path) -> None:
-    """Remove a damaged payload and its manifest (manifest first, so that it vanishes at once)."""
-    manifest_path(payload).unlink(missing_ok=True)
-    payload.unlink(missing_ok=True)
+def sum_counts(root: Path, artifacts: Iterable[str]) -> Counter[str]:
+    """Whole numbers in the manifests' `meta`, summed over `artifacts` (relative paths)."""
+    total: Counter[str] = Counter()
+    for artifact in artifacts:
+        manifest = read_manifest(root / artifact)
+        if manifest is not None:
+            total.update({k: v for k, v in manifest.meta.items() if isinstance(v, int)})
+    return total
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import duckdb
@@ -11,31 +12,23 @@ from nncift_core.errors import UserError
 from nncift_core.store.views import VIEWS, connect
 from nncift_core.store.workspace import Workspace
 
-_ALLOWED = {"SELECT", "EXPLAIN"}
+_EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b|\([^)]*\))?", re.IGNORECASE)
+_MEND = "Use one SELECT (or EXPLAIN of one)."
 
 
 def query(ws: Workspace, sql: str, run: str | None = None) -> pa.Table:
-    """Result of one read-only statement as an Arrow table.
+    """Result of one read-only statement as an Arrow table; columns of one name get a number behind it.
 
-    Raises UserError for anything but one SELECT or EXPLAIN, and for errors in the SQL.
+    Raises UserError for anything but one SELECT (or EXPLAIN of one), and for errors in the SQL.
     """
-    try:
-        statements = duckdb.extract_statements(sql)
-    except duckdb.Error as e:
-        raise _wrong(e) from None
-    if len(statements) != 1:
-        raise UserError(f"{len(statements)} statements given", field="SQL", mend="Give exactly one SELECT.")
-    kind = statements[0].type.name
-    if kind not in _ALLOWED:
-        raise UserError(
-            f"{kind} is refused: queries are read-only", field="SQL", mend="Use SELECT (or EXPLAIN SELECT)."
-        )
+    explained = _EXPLAIN.match(sql)
+    _check_reads_only(sql[explained.end() :] if explained else sql)
     with connect(ws, run) as con:
         try:
-            if kind == "EXPLAIN":
-                plans = con.execute(statements[0]).fetchall()
+            if explained:
+                plans = con.execute(sql).fetchall()
                 return pa.table({"explain": ["\n".join(str(p) for p in row) for row in plans]})
-            return con.sql(sql).to_arrow_table()
+            return _unique_names(con.sql(sql).to_arrow_table())
         except duckdb.PermissionException as e:
             raise UserError(
                 f"access refused ({_first_line(e)})",
@@ -44,6 +37,33 @@ def query(ws: Workspace, sql: str, run: str | None = None) -> pa.Table:
             ) from None
         except duckdb.Error as e:
             raise _wrong(e) from None
+
+
+def _check_reads_only(sql: str) -> None:
+    """Refuse everything but one SELECT without writing parts (a CTE may hold a DELETE)."""
+    try:
+        statements = duckdb.extract_statements(sql)
+    except duckdb.Error as e:
+        raise _wrong(e) from None
+    if len(statements) != 1:
+        raise UserError(f"{len(statements)} statements given", field="SQL", mend=_MEND)
+    kind = statements[0].type.name
+    if kind != "SELECT":
+        raise UserError(f"{kind} is refused: queries are read-only", field="SQL", mend=_MEND)
+    tree = duckdb.connect().execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
+    writes = re.search(r'"type":"(DELETE|INSERT|UPDATE|MERGE)[A-Z_]*"', str(tree))
+    if writes:
+        raise UserError(f"{writes[1]} is refused: queries are read-only", field="SQL", mend=_MEND)
+
+
+def _unique_names(table: pa.Table) -> pa.Table:
+    names: list[str] = []
+    for name in table.column_names:
+        fresh, n = name, 1
+        while fresh in names:
+            fresh, n = f"{name}_{n}", n + 1
+        names.append(fresh)
+    return table.rename_columns(names)
 
 
 def rows(ws: Workspace, sql: str, run: str | None = None) -> list[dict[str, Any]]:

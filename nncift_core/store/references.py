@@ -45,10 +45,3 @@ class EstimatorRef(Reference):
     epochs: int
     train_mse: float
     validation_mse: float | None = None
-
-
-class TableRef(Reference):
-    """A Parquet table of a run."""
-
-    path: str
-    rows: int

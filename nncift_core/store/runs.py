@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nncift_core.errors import UserError
-from nncift_core.store.files import is_intact, now, publish, write_json
+from nncift_core.store.files import is_intact, locked, now, publish, write_json
 from nncift_core.store.workspace import Workspace
 
 
@@ -70,11 +70,12 @@ class Attempt:
 def attempt(
     ws: Workspace, run_id: str, config: dict[str, Any], versions: dict[str, str]
 ) -> Iterator[Attempt]:
-    """Open the next attempt of a run; marks attempts that were killed; closes it by outcome."""
+    """Open the next attempt of a run and hold its lock; close it by outcome."""
     folder = ws.run_dir(run_id) / "attempts"
     folder.mkdir(parents=True, exist_ok=True)
-    _mark_killed(folder)
-    number = 1 + max((int(p.stem) for p in folder.glob("[0-9]*.json")), default=0)
+    with locked(folder / "numbering.lock"):
+        number = 1 + max((int(p.stem) for p in folder.glob("[0-9]*.lock")), default=0)
+        (folder / f"{number:04d}.lock").touch()
     with (folder / f"{number:04d}.lock").open("a+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = {
@@ -100,23 +101,27 @@ def attempt(
         current.finish("completed")
 
 
-def _mark_killed(folder: Path) -> None:
-    for path in folder.glob("[0-9]*.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["status"] != "running":
-            continue
-        with path.with_suffix(".lock").open("a+b") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            write_json(path, {**record, "status": "killed"})
+def _record(path: Path) -> dict[str, Any]:
+    """An attempt's record; one that says "running" while nobody holds its lock was killed."""
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if record["status"] != "running":
+        return record
+    try:
+        with path.with_suffix(".lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return record
+    except FileNotFoundError:
+        pass
+    # It may have finished between the two looks.
+    again: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {**again, "status": "killed"} if again["status"] == "running" else again
 
 
 def read_attempts(ws: Workspace) -> list[dict[str, Any]]:
     """Every attempt of every run, oldest first."""
     files = (ws.root / "runs").glob("*/attempts/[0-9]*.json")
-    records = [json.loads(p.read_text(encoding="utf-8")) for p in files]
+    records = [_record(p) for p in files]
     return sorted(records, key=lambda r: str(r["started_at"]))
 
 

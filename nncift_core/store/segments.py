@@ -8,6 +8,7 @@ function key (exact values) or estimator key (estimates); planning is an anti-jo
 from __future__ import annotations
 
 import base64
+import threading
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nncift_core.hashing import digest
-from nncift_core.store.files import discard, is_intact, publish
+from nncift_core.store.files import is_intact, publish
 from nncift_core.store.workspace import Workspace
 
 Float32 = npt.NDArray[np.float32]
@@ -49,17 +50,23 @@ class SegmentStore:
         self._segments: dict[str, Segment] = {}
         self._tiles_of_row: dict[int, set[str]] = defaultdict(set)
         self._pairs: dict[int, dict[int, float]] = defaultdict(dict)
+        self._lock = threading.RLock()
         self.refresh()
 
     def refresh(self) -> None:
-        """Index segments written since the last look; damaged ones are dropped (and so recomputed)."""
-        for path in sorted(self.folder.glob("*.parquet")):
-            if path.name in self._segments:
-                continue
-            if not is_intact(path):
-                discard(path)
-                continue
-            self._index(path)
+        """Index segments written since the last look; forget those that are gone.
+
+        One without a manifest is being written by somebody, one that does not match its manifest is
+        damaged: neither counts as known, so it is computed again and replaced under the same name.
+        """
+        with self._lock:
+            paths = {p.name: p for p in sorted(self.folder.glob("*.parquet")) if is_intact(p)}
+            if not self._segments.keys() <= paths.keys():
+                self._segments.clear()
+                self._tiles_of_row.clear()
+                self._pairs.clear()
+            for name in [n for n in paths if n not in self._segments]:
+                self._index(paths[name])
 
     def _index(self, path: Path) -> None:
         segment = _read_index(path)
@@ -121,13 +128,16 @@ class SegmentStore:
         *,
         producer: str,
         parents: tuple[str, ...] = (),
-        meta: dict[str, int] | None = None,
+        counts: dict[str, int] | None = None,
     ) -> str:
-        """Store the product tile values [r, c]; returns its relative path."""
+        """Store the product tile values [r, c]; returns its relative path.
+
+        counts: what a user should hear of (truncated sequences), kept in the manifest.
+        """
         rows = np.repeat(row_ids, len(column_ids))
         columns = np.tile(column_ids, len(row_ids))
         segment = Segment("", "tile", row_ids, column_ids)
-        return self._write(segment, rows, columns, values.ravel(), producer, parents, meta)
+        return self._write(segment, rows, columns, values.ravel(), producer, parents, counts)
 
     def write_pairs(
         self,
@@ -137,11 +147,11 @@ class SegmentStore:
         *,
         producer: str,
         parents: tuple[str, ...] = (),
-        meta: dict[str, int] | None = None,
+        counts: dict[str, int] | None = None,
     ) -> str:
         """Store scattered pairs: three arrays [k]; returns the segment's relative path."""
         segment = Segment("", "pairs", row_ids, column_ids)
-        return self._write(segment, row_ids, column_ids, values, producer, parents, meta)
+        return self._write(segment, row_ids, column_ids, values, producer, parents, counts)
 
     def _write(
         self,
@@ -151,7 +161,7 @@ class SegmentStore:
         values: Float32,
         producer: str,
         parents: tuple[str, ...],
-        meta: dict[str, int] | None,
+        counts: dict[str, int] | None,
     ) -> str:
         if not np.isfinite(values).all():
             raise ValueError(f"{int((~np.isfinite(values)).sum())} influence values are not finite")
@@ -180,9 +190,10 @@ class SegmentStore:
             rows=len(values),
             producer=producer,
             parents=parents,
-            meta={"layout": segment.layout, **(meta or {})},
+            meta={"layout": segment.layout, **(counts or {})},
         )
-        self._index(path)
+        with self._lock:
+            self._index(path)
         return self.ws.relative(path)
 
     def _overlaps(self, row_ids: Int64, column_ids: Int64) -> list[tuple[str, Int64, Int64, Int64, Int64]]:

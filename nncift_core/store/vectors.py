@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -9,7 +11,7 @@ import pyarrow.parquet as pq
 
 from nncift_core.errors import RunError
 from nncift_core.hashing import digest
-from nncift_core.store.files import discard, is_intact, publish
+from nncift_core.store.files import is_intact, publish
 from nncift_core.store.workspace import Workspace
 
 Float32 = npt.NDArray[np.float32]
@@ -24,27 +26,37 @@ class VectorStore:
         self.folder = ws.embedding_dir(encoder_key)
         self._place: dict[int, tuple[str, int]] = {}
         self._seen: set[str] = set()
+        self._lock = threading.RLock()
         self.refresh()
 
     def refresh(self) -> None:
-        """Index shards that are new since the last look; damaged ones are dropped (and so recomputed)."""
-        for path in sorted(self.folder.glob("*.parquet")):
-            if path.name in self._seen:
-                continue
-            if not is_intact(path):
-                discard(path)
-                continue
-            self._seen.add(path.name)
-            ids = pq.read_table(path, columns=["content_id"])["content_id"].to_pylist()
-            for position, c in enumerate(ids):
-                self._place.setdefault(c, (path.name, position))
+        """Index shards written since the last look; unfinished and damaged ones do not count."""
+        with self._lock:
+            paths = {p.name: p for p in sorted(self.folder.glob("*.parquet")) if is_intact(p)}
+            if not self._seen <= paths.keys():
+                self._seen.clear()
+                self._place.clear()
+            for name in [n for n in paths if n not in self._seen]:
+                ids = pq.read_table(paths[name], columns=["content_id"])["content_id"].to_pylist()
+                for position, c in enumerate(ids):
+                    self._place.setdefault(c, (name, position))
+                self._seen.add(name)
 
     def missing(self, content_ids: Int64) -> Int64:
         """Those of `content_ids` that have no vector yet, in order."""
         return np.array([c for c in content_ids.tolist() if c not in self._place], dtype=np.int64)
 
-    def write(self, content_ids: Int64, vectors: Float32, parents: tuple[str, ...] = ()) -> str:
-        """Store vectors [n, d] of `content_ids` [n]; returns the shard's relative path."""
+    def write(
+        self,
+        content_ids: Int64,
+        vectors: Float32,
+        parents: tuple[str, ...] = (),
+        counts: dict[str, int] | None = None,
+    ) -> str:
+        """Store vectors [n, d] of `content_ids` [n]; returns the shard's relative path.
+
+        counts: what a user should hear of (truncated texts), kept in the manifest.
+        """
         key = digest([self.key, content_ids.tolist()])
         flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
         table = pa.table(
@@ -63,7 +75,7 @@ class VectorStore:
             rows=len(content_ids),
             producer="embed",
             parents=parents,
-            meta={"encoder": self.key},
+            meta={"encoder": self.key, **(counts or {})},
         )
         self.refresh()
         return self.ws.relative(path)

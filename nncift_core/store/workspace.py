@@ -30,14 +30,10 @@ class Workspace:
 
         Raises UserError for a path that is a file, a folder in other use or one without write access.
         """
+        cls.check_usable(root)
         ws = cls(root)
         if ws.exists():
-            ws._check()
             return ws
-        if ws.root.exists() and (not ws.root.is_dir() or any(ws.root.iterdir())):
-            raise UserError(
-                "is not empty and is no nncift workspace", file=root, mend="Choose an empty or new folder."
-            )
         try:
             ws.root.mkdir(parents=True, exist_ok=True)
             write_json(ws.root / "nncift.json", {"format": FORMAT})
@@ -46,6 +42,23 @@ class Workspace:
                 f"the workspace cannot be written ({e.strerror})", file=root, mend="Give another --workspace."
             ) from None
         return ws
+
+    @classmethod
+    def check_usable(cls, root: str | Path) -> None:
+        """Raise UserError when `root` can be no workspace: a file, in other use, or not writable."""
+        ws = cls(root)
+        mend = "Choose an empty or new folder."
+        if ws.root.exists() and not ws.root.is_dir():
+            raise UserError("is a file, not a folder", file=root, mend=mend)
+        if ws.exists():
+            ws._check()
+        elif ws.root.exists() and any(ws.root.iterdir()):
+            raise UserError("is not empty and is no nncift workspace", file=root, mend=mend)
+        there = next(p for p in (ws.root, *ws.root.parents) if p.exists())
+        if not os.access(there, os.W_OK):
+            raise UserError(
+                "the workspace cannot be written", file=root, mend="Mend its rights, or give another."
+            )
 
     @classmethod
     def open(cls, root: str | Path) -> Workspace:
@@ -75,8 +88,6 @@ class Workspace:
                 file=self.root,
                 mend="Use the version of nncift that made it, or a new workspace.",
             )
-        if not os.access(self.root, os.R_OK):
-            raise UserError("workspace cannot be read", file=self.root)
 
     def relative(self, path: Path) -> str:
         """`path` relative to the root, with forward slashes."""

@@ -168,6 +168,28 @@ def test_a_folder_in_other_use_is_no_workspace(offline_project: Project) -> None
     assert "is not empty and is no nncift workspace" in done.stderr
 
 
+def test_json_stays_json_when_values_are_not_finite(make_project: Callable[[str], Project]) -> None:
+    p = make_project("json")
+    p.workspace.mkdir()
+    (p.workspace / "nncift.json").write_text('{"format": 1}')
+    assert p.query("SELECT 'nan'::DOUBLE AS a, 1 / 0 AS b, 0.5 AS c") == [{"a": None, "b": None, "c": 0.5}]
+
+
+def test_plan_refuses_devices_and_workspaces_that_run_refuses(offline_project: Project) -> None:
+    p = offline_project
+    assert "is a file, not a folder" in p.call("plan", "job.toml", "-w", "job.toml", check=2).stderr
+    p.configure(language_model={"device": "cuda:3"})
+    assert "language_model.device" in refuse(p, "plan", "job.toml")
+    assert "cuda:3" in refuse(p, "run", "job.toml")
+
+
+def test_a_wrong_port_in_the_environment_is_named(offline_project: Project) -> None:
+    offline_project.env["NNCIFT_SERVER_PORT"] = "abc"
+    done = offline_project.call("run", "job.toml", "--workspace", str(offline_project.workspace), check=2)
+    assert "NNCIFT_SERVER_PORT: 'abc' is no port" in done.stderr
+    assert not offline_project.workspace.exists()
+
+
 def test_query_without_a_workspace(offline_project: Project) -> None:
     assert "no workspace here" in refuse(offline_project, "query", "SELECT 1")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,22 @@ def test_a_damaged_block_is_stored_anew(tmp_path: Path) -> None:
     ref = store(ws, ["a", "b"])
     assert ref.new_rows == 2
     assert Dataset(ws, ref).texts(d.content_ids).prompts == ("a", "b")
+
+
+def test_another_mapping_of_columns_is_another_version(tmp_path: Path) -> None:
+    ws = Workspace.create(tmp_path / "ws")
+    plain = store(ws, ["a", "b"])
+    mapped = [replace(e, task="t", source_id=str(e.row_number)) for e in examples(["a", "b"])]
+    ref = store_dataset(ws, mapped, dataset="d", role="pool", block_rows=4, fingerprint="f")
+    assert ref.version != plain.version
+    assert ref.new_rows == 0
+    assert Dataset(ws, ref).tasks() == ["t", "t"]
+
+
+def test_a_new_block_never_takes_the_number_of_a_damaged_one(tmp_path: Path) -> None:
+    ws = Workspace.create(tmp_path / "ws")
+    d = Dataset(ws, store(ws, ["a", "b", "c", "d", "e"]))
+    d.blocks[0].write_bytes(b"broken")
+    again = Dataset(ws, store(ws, ["a", "b", "c", "d", "e", "f"]))
+    assert [b.name[:6] for b in again.blocks] == ["000001", "000002", "000003"]
+    assert sorted(again.texts(again.contents).prompts) == ["a", "b", "c", "d", "e", "f"]

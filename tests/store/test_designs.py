@@ -50,3 +50,11 @@ def test_zero_growth_draws_for_every_change(tmp_path: Path) -> None:
     ws = Workspace.create(tmp_path / "ws")
     first = design(ws, np.arange(100, dtype=np.int64))
     assert design(ws, np.arange(101, dtype=np.int64), growth=0.0).ref.key != first.ref.key
+
+
+def test_a_later_design_does_not_take_the_place_of_the_one_in_use(tmp_path: Path) -> None:
+    ws = Workspace.create(tmp_path / "ws")
+    first = design(ws, np.arange(100, dtype=np.int64))
+    assert design(ws, np.arange(118, dtype=np.int64)).ref.key == first.ref.key
+    assert design(ws, np.arange(130, dtype=np.int64)).ref.key != first.ref.key
+    assert design(ws, np.arange(118, dtype=np.int64)).ref.key == first.ref.key

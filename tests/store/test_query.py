@@ -38,6 +38,10 @@ def test_views_of_an_empty_workspace_answer(ws: Workspace) -> None:
         "PRAGMA database_list",
         "EXPORT DATABASE 'x'",
         "SELECT 1; DROP TABLE costs",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO 'out.csv' (USE_TMP_FILE false)",
+        "EXPLAIN ANALYZE DROP VIEW scores",
+        "EXPLAIN (FORMAT json) DROP VIEW scores",
+        "WITH a AS (DELETE FROM costs RETURNING *) SELECT * FROM a",
         "SELECT 1; SELECT 2",
         "",
     ],
@@ -82,6 +86,10 @@ def test_explain_answers(ws: Workspace) -> None:
     assert "explain" in rows(ws, "EXPLAIN SELECT * FROM influence")[0]
 
 
+def test_columns_of_one_name_keep_their_values(ws: Workspace) -> None:
+    assert rows(ws, "SELECT 1 AS a, 2 AS b, 3 AS a") == [{"a": 1, "b": 2, "a_1": 3}]
+
+
 def test_unknown_run_names_those_that_exist(ws: Workspace) -> None:
     with attempt(ws, "abcd1234", {}, {}):
         pass
@@ -102,6 +110,7 @@ def test_attempts_end_as_completed_failed_or_killed(ws: Workspace) -> None:
     generator.__exit__(None, None, None)
     path.write_text(text)
     assert third.number == 3
+    assert rows(ws, "SELECT status FROM runs WHERE attempt = 3") == [{"status": "killed"}]
     with attempt(ws, "r", {}, {}):
         states = rows(ws, "SELECT attempt, status FROM runs ORDER BY attempt")
     assert [s["status"] for s in states] == ["completed", "failed", "killed", "running"]

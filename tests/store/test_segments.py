@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nncift_core.errors import RunError
+from nncift_core.store.files import sum_counts
 from nncift_core.store.matrix import MatrixReader
 from nncift_core.store.segments import SegmentStore, rectangles
 from nncift_core.store.workspace import Workspace
@@ -53,7 +55,8 @@ def test_a_damaged_segment_is_dropped_so_that_it_is_computed_again(ws: Workspace
     path.write_bytes(path.read_bytes()[:-10])
     again = SegmentStore(ws, "estimate", "e" * 32)
     assert not again.coverage(ROWS, COLUMNS).any()
-    assert not path.exists()
+    again.write_tile(ROWS, COLUMNS, table(ROWS, COLUMNS), producer="t")
+    assert SegmentStore(ws, "estimate", "e" * 32).coverage(ROWS, COLUMNS).all()
 
 
 def test_values_that_are_not_finite_are_refused(ws: Workspace) -> None:
@@ -86,3 +89,35 @@ def test_exact_beats_estimated_and_holes_are_an_error(ws: Workspace) -> None:
     assert [len(b.row_ids) for b in blocks] == [3, 1]
     with pytest.raises(RunError, match="11 pairs have neither"):
         list(MatrixReader(exact, None, [ROWS], COLUMNS))
+
+
+def test_a_reader_never_harms_a_writer(ws: Workspace) -> None:
+    """Between payload and manifest a new file looks unfinished: readers must leave it alone."""
+    key, stop = "k" * 32, threading.Event()
+    failures: list[BaseException] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                SegmentStore(ws, "exact", key)
+            except BaseException as e:
+                failures.append(e)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    writer = SegmentStore(ws, "exact", key)
+    for n in range(60):
+        writer.write_tile(ROWS + 100 * n, COLUMNS, table(ROWS, COLUMNS), producer="t")
+    stop.set()
+    reader.join()
+    assert failures == []
+    assert len(SegmentStore(ws, "exact", key).files()) == 60
+
+
+def test_counts_of_cut_texts_are_summed_over_files(ws: Workspace) -> None:
+    store = SegmentStore(ws, "exact", "k" * 32)
+    for n, cut in enumerate((2, 3)):
+        store.write_tile(
+            ROWS + n, COLUMNS, table(ROWS, COLUMNS), producer="t", counts={"truncated_sequences": cut}
+        )
+    assert sum_counts(ws.root, store.files()) == {"truncated_sequences": 5}
