@@ -25,9 +25,17 @@ def show(result: ValuationResult) -> None:
     """Quality, subset by source, costs, where things are, what to try next."""
     console = _console()
     if result.quality:
+        _heading(console, "Estimates against exact values (Q1 was fitted on; Q2-Q4 were never seen)")
         console.print(_quality(result.quality))
         console.print(Text(_verdicts(result.quality)))
+    facts = result.facts
+    _heading(
+        console,
+        f"Subset: {result.selected:,} of {result.pool_rows:,} rows by {facts['rule']}, "
+        f"{facts['positive_gain']:,} with positive gain, {facts['tied_steps']:,} ties",
+    )
     console.print(_subset(result))
+    _heading(console, "Costs")
     console.print(_costs(result.costs))
     for line in _notes(result):
         console.print(Text(line), soft_wrap=True)
@@ -38,6 +46,10 @@ def show(result: ValuationResult) -> None:
     ]
     console.print(Text("\n".join(places)), soft_wrap=True)
     console.print(Text(_next_steps(result)), soft_wrap=True)
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print(Text(text, style="bold"), soft_wrap=True)
 
 
 def _next_steps(result: ValuationResult) -> str:
@@ -69,8 +81,7 @@ def _number(value: Any, digits: int = 3) -> str:
 
 def _quality(quality: list[dict[str, Any]]) -> Table:
     """One line per predictor and quadrant; fits 80 columns. Verdicts follow as lines (`_verdicts`)."""
-    title = "Estimates against exact values (Q1 was fitted on; Q2-Q4 were never seen)"
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for name in ("", "predictor", "pairs", "R2", "Spearman", "90 % interval", "top 10 %"):
         table.add_column(name, justify="left" if name in ("", "predictor") else "right", no_wrap=True)
     last = None
@@ -95,12 +106,7 @@ def _subset(result: ValuationResult) -> Table:
     sql = """SELECT coalesce(source, dataset) AS source, count(*) AS rows, count(s.train_id) AS chosen,
  min(s.rank) AS best_rank FROM examples e LEFT JOIN selection s ON s.train_id = e.example_id
  WHERE role = 'pool' GROUP BY 1 ORDER BY chosen DESC, 1 LIMIT 15"""
-    facts = result.facts
-    title = (
-        f"Subset: {result.selected:,} of {result.pool_rows:,} rows by {facts['rule']}, "
-        f"{facts['positive_gain']:,} with positive gain, {facts['tied_steps']:,} ties"
-    )
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for name in ("source", "in pool", "chosen", "share of source", "best rank"):
         table.add_column(name, justify="left" if name == "source" else "right")
     for r in rows(Workspace.open(result.workspace), sql, result.run_id):
@@ -110,7 +116,7 @@ def _subset(result: ValuationResult) -> Table:
 
 
 def _costs(costs: list[dict[str, Any]]) -> Table:
-    table = Table(title="Costs", title_justify="left")
+    table = Table()
     for name in ("stage", "items", "computed", "reused", "seconds", "peak MB"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for c in costs:

@@ -189,6 +189,13 @@ def scores_table(run_id: str, problem: Problem, choice: Choice) -> pa.Table:
     )
 
 
+def _free(name: str, taken: set[str]) -> str:
+    """`name`, with "nncift_" before it until no key of the user's is called so."""
+    while name in taken:
+        name = f"nncift_{name}"
+    return name
+
+
 def write_subset(
     ws: Workspace, path: Path, pool: Dataset, choice: Choice, *, key: str, parents: tuple[str, ...]
 ) -> None:
@@ -198,7 +205,7 @@ def write_subset(
     """
     records = [json.loads(r) for r in pool.rows["record"].take(pa.array(choice.order)).to_pylist()]
     taken = {key for record in records for key in record}
-    names = [n if n not in taken else f"nncift_{n}" for n in ("rank", "gain", "score")]
+    names = [_free(name, taken) for name in ("rank", "gain", "score")]
     scores = choice.score[choice.order].astype(np.float64).tolist()
     values = zip(range(1, len(records) + 1), choice.gains.tolist(), scores, strict=True)
 

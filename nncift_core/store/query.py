@@ -23,7 +23,7 @@ def query(ws: Workspace, sql: str, run: str | None = None) -> pa.Table:
     """
     explained = _EXPLAIN.match(sql)
     _check_reads_only(sql[explained.end() :] if explained else sql)
-    with connect(ws, run) as con:
+    with connect(ws, run, sql) as con:
         try:
             if explained:
                 plans = con.execute(sql).fetchall()

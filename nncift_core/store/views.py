@@ -39,12 +39,17 @@ RUNS = """run_id VARCHAR, attempt BIGINT, config VARCHAR, status VARCHAR, starte
 VIEWS = ("examples", "influence", *TABLES, "costs", "lineage", "runs")
 
 
-def connect(ws: Workspace, run: str | None = None) -> duckdb.DuckDBPyConnection:
+def connect(ws: Workspace, run: str | None = None, sql: str | None = None) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with the views over `ws`, which can read the files of these views and no others.
 
     run: None = the latest run with a result, "all", or a run id. `runs` and `lineage` always show
-    the whole workspace.
+    the whole workspace. With `sql`, tables that it does not name stay empty: `lineage` reads every
+    manifest of the workspace.
     """
+
+    def named(view: str) -> bool:
+        return sql is None or view in sql.lower()
+
     chosen = resolve_runs(ws, run)
     results = [r for r in (read_result(ws, i) for i in chosen) if r is not None]
     con = duckdb.connect()
@@ -58,10 +63,10 @@ def connect(ws: Workspace, run: str | None = None) -> duckdb.DuckDBPyConnection:
     for statement in statements:
         con.execute(statement)
     wanted = set(chosen) if chosen or run is None else {str(run)}
-    costs = [c for c in read_costs(ws) if c["run_id"] in wanted]
+    costs = [c for c in read_costs(ws) if c["run_id"] in wanted] if named("costs") else []
     _load(con, "costs", COSTS, costs)
-    _load(con, "lineage", LINEAGE, read_lineage(ws))
-    _load(con, "runs", RUNS, [_run_row(a) for a in read_attempts(ws)])
+    _load(con, "lineage", LINEAGE, read_lineage(ws) if named("lineage") else [])
+    _load(con, "runs", RUNS, [_run_row(a) for a in read_attempts(ws)] if named("runs") else [])
     con.execute("SET enable_external_access = false")
     con.execute("SET lock_configuration = true")
     return con
