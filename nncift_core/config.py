@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from nncift_core.config_errors import user_error
 from nncift_core.errors import UserError
 from nncift_core.hashing import digest
 
@@ -262,52 +262,8 @@ def parse_config(
     try:
         config = Config.model_validate(data)
     except ValidationError as e:
-        raise _user_error(e, file) from None
+        raise user_error(e, Config, file) from None
     return config.model_copy(update={"base_dir": str(base_dir or Path.cwd())})
-
-
-def _user_error(error: ValidationError, file: str | Path | None) -> UserError:
-    """One message for pydantic's first error; unknown keys come first, being the likeliest slip."""
-    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    first = errors[0]
-    path = [str(p) for p in first["loc"]]
-    if path and path[-1] == "[key]":
-        path = path[:-1]
-        first = {**first, "type": "extra_forbidden"}
-    field = ".".join(path)
-    more = f" ({len(errors) - 1} more after this one.)" if len(errors) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        mend = f'Did you mean "{near[0]}"?' if near else f"Known keys here: {', '.join(sorted(known))}."
-        return UserError("unknown key", file=file, field=field, mend=mend + more)
-    if first["type"] == "missing":
-        return UserError("missing", file=file, field=field, mend="Add it to the config." + more)
-    message = str(first["msg"]).removeprefix("Value error, ")
-    given = first.get("input")
-    shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
-    return UserError(f"{message}{shown}", file=file, field=field or None, mend="Change the value." + more)
-
-
-def _known_keys(path: list[str]) -> list[str]:
-    if path and path[-1] == "columns":
-        return list(get_args(get_args(Columns)[0]))
-    model: type[BaseModel] = Config
-    for part in path:
-        info = model.model_fields.get(part)
-        nested = _section_of(info.annotation) if info else None
-        if nested is None:
-            return []
-        model = nested
-    return [name for name in model.model_fields if name != "base_dir"]
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    options = [annotation, *getattr(annotation, "__args__", ())]
-    for option in options:
-        if isinstance(option, type) and issubclass(option, BaseModel):
-            return option
-    return None
 
 
 def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str:

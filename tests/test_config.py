@@ -23,6 +23,12 @@ POOL = {"pool": {"source": "pool.jsonl"}}
         ),
         ({**POOL, "zzz": 1}, ["zzz", "Known keys here: ", "selection"]),
         ({}, ["field pool", "missing"]),
+        (
+            {"pool": {"source": "x", "columns": {"promt": "q"}}},
+            ["pool.columns.promt", 'Did you mean "prompt"?'],
+        ),
+        ({**POOL, "execution": {"devices": "gpu"}}, ["execution.devices", '["cuda:0", "cuda:1"]', "gpu"]),
+        ({**POOL, "base_dir": "x"}, ["base_dir", "unknown key"]),
         ({**POOL, "influence": {"label_fraction": 0}}, ["influence.label_fraction", "greater than 0", "0"]),
         ({**POOL, "influence": {"function": "less2"}}, ["influence.function", "'delift'", "less2"]),
         ({**POOL, "selection": {"fraction": 0.1, "count": 3}}, ["selection", "exclude each other"]),
@@ -82,6 +88,11 @@ def test_run_key_ignores_where_and_how_but_not_what() -> None:
 
 
 def test_run_key_ignores_settings_of_functions_that_are_not_used() -> None:
+    auto = parse_config({**POOL, "influence": {"labels": "auto"}})
+    block = parse_config(
+        {**POOL, "influence": {"labels": "block"}, "selection": {"fraction": 0.3, "eta": 2.0}}
+    )
+    assert run_key(auto, {}, {}) == run_key(block, {}, {}), "resolved, and fl has no eta"
     other = {**POOL, "influence": {"function": "delift-se", "delift": {"template_without": "Q {prompt}"}}}
     plain = {**POOL, "influence": {"function": "delift-se"}}
     assert run_key(parse_config(other), {}, {}) == run_key(parse_config(plain), {}, {})
