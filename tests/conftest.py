@@ -83,6 +83,25 @@ class Project:
         result: dict[str, Any] = json.loads(done.stdout)
         return result
 
+    def value(self) -> dict[str, Any]:
+        """The same valuation by the Python call, in this process (saves its start-up)."""
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        from flows.valuation import value_pool
+        from tasks.progress import reporter
+
+        reporter.mode = "quiet"
+        url = f"http://127.0.0.1:{self.env['NNCIFT_SERVER_PORT']}/api"
+        with temporary_settings({PREFECT_API_URL: url}):
+            return value_pool(self.folder / "job.toml", self.workspace).model_dump(mode="json")
+
+    def ask(self, sql: str, run: str | None = None) -> list[dict[str, Any]]:
+        """The same query by the Python call."""
+        from nncift_core.store.query import rows
+        from nncift_core.store.workspace import Workspace
+
+        return rows(Workspace.open(self.workspace), sql, run)
+
     def query(self, sql: str, *args: str) -> list[dict[str, Any]]:
         """`nncift query --json`."""
         done = self.call("query", sql, "--workspace", str(self.workspace), "--json", *args)

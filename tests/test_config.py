@@ -37,6 +37,10 @@ POOL = {"pool": {"source": "pool.jsonl"}}
             {**POOL, "influence": {"delift": {"template_with": "{prompt}"}}},
             ["template_with lacks the placeholder {example_prompt}"],
         ),
+        (
+            {**POOL, "influence": {"delift": {"template_without": "{example_prompt} {prompt}"}}},
+            ["influence.delift", "template_without names an example's placeholder"],
+        ),
     ],
 )
 def test_wrong_config_names_the_field_and_the_mend(extra: dict[str, object], parts: list[str]) -> None:

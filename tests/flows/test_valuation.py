@@ -41,7 +41,7 @@ def test_every_view_answers_with_its_stable_columns(project: Project) -> None:
 
 
 def test_influence_has_rows_times_columns_rows_and_q1_is_exact(project: Project) -> None:
-    found = project.query(
+    found = project.ask(
         "SELECT quadrant, origin, count(*) AS n, count(DISTINCT (train_id, target_id)) AS pairs "
         "FROM influence GROUP BY ALL"
     )
@@ -53,7 +53,7 @@ def test_influence_has_rows_times_columns_rows_and_q1_is_exact(project: Project)
 
 def test_exact_values_equal_the_oracle(project: Project) -> None:
     truth = np.load(ORACLES / "delift.npz", allow_pickle=False)["influence"]
-    rows = project.query(
+    rows = project.ask(
         "SELECT r.source_id AS pool, c.source_id AS target, influence FROM influence i "
         "JOIN examples r ON r.example_id = i.train_id JOIN examples c ON c.example_id = i.target_id "
         "WHERE origin = 'exact'"
@@ -67,7 +67,7 @@ def test_exact_values_equal_the_oracle(project: Project) -> None:
 
 
 def test_duplicates_are_rows_of_their_own_that_share_values(project: Project) -> None:
-    rows = project.query(
+    rows = project.ask(
         "SELECT train_id, list(influence ORDER BY target_id) AS v FROM influence JOIN examples "
         "ON example_id = train_id WHERE source_id IN ('pool-06', 'pool-20') GROUP BY train_id"
     )
@@ -82,7 +82,7 @@ def test_subset_has_the_shape_of_the_users_file(project: Project) -> None:
     assert [x["rank"] for x in lines] == [1, 2, 3, 4, 5, 6]
     for line in lines:
         assert {k: line[k] for k in ("id", "prompt", "response", "source")} == pool[line["id"]]
-    chosen = project.query(
+    chosen = project.ask(
         "SELECT source_id, rank, gain, score FROM selection "
         "JOIN examples ON example_id = train_id ORDER BY rank"
     )
@@ -93,7 +93,7 @@ def test_subset_has_the_shape_of_the_users_file(project: Project) -> None:
 
 def test_selection_is_the_rule_applied_to_the_matrix(project: Project) -> None:
     """Replay of flmi in float64 on the matrix as the view gives it (min-max scaled, eta = 1)."""
-    rows = project.query("SELECT train_id, target_id, influence FROM influence")
+    rows = project.ask("SELECT train_id, target_id, influence FROM influence")
     pool = sorted({r["train_id"] for r in rows})
     target = sorted({r["target_id"] for r in rows})
     s = np.zeros((len(pool), len(target)))
@@ -102,7 +102,7 @@ def test_selection_is_the_rule_applied_to_the_matrix(project: Project) -> None:
     s = (s - s.min()) / (s.max() - s.min())
     cover = np.zeros(len(target))
     taken: list[int] = []
-    for pick in project.query("SELECT train_id, gain FROM selection ORDER BY rank"):
+    for pick in project.ask("SELECT train_id, gain FROM selection ORDER BY rank"):
         gains = np.maximum(s - cover, 0).sum(axis=1) + s.max(axis=1)
         gains[taken] = -np.inf
         at = pool.index(pick["train_id"])
@@ -112,7 +112,7 @@ def test_selection_is_the_rule_applied_to_the_matrix(project: Project) -> None:
 
 
 def test_scores_are_row_means_of_the_matrix(project: Project) -> None:
-    rows = project.query(
+    rows = project.ask(
         "SELECT max(abs(score - mean)) AS worst, count(*) AS n FROM scores JOIN "
         "(SELECT train_id, avg(influence) AS mean FROM influence GROUP BY 1) USING (train_id)"
     )
@@ -121,7 +121,7 @@ def test_scores_are_row_means_of_the_matrix(project: Project) -> None:
 
 
 def test_quality_stands_beside_baselines_in_every_quadrant(project: Project) -> None:
-    rows = project.query("SELECT quadrant, role, predictor, n_pairs, verdict FROM estimator_quality")
+    rows = project.ask("SELECT quadrant, role, predictor, n_pairs, verdict FROM estimator_quality")
     for quadrant in ("Q1", "Q2", "Q3", "Q4"):
         predictors = {r["predictor"]: r for r in rows if r["quadrant"] == quadrant}
         assert set(predictors) == {"mlp", "constant", "row + column means", "embedding cosine"}
@@ -142,7 +142,7 @@ def test_running_again_reuses_everything(project: Project) -> None:
 
 
 def test_attempts_record_config_versions_and_revision(project: Project) -> None:
-    row = project.query("SELECT config, versions, status FROM runs ORDER BY attempt LIMIT 1")[0]
+    row = project.ask("SELECT config, versions, status FROM runs ORDER BY attempt LIMIT 1")[0]
     assert json.loads(row["config"])["influence"]["label_fraction"] == 0.5
     versions = json.loads(row["versions"])
     assert versions["torch"].startswith("2.")
@@ -151,7 +151,7 @@ def test_attempts_record_config_versions_and_revision(project: Project) -> None:
 
 
 def test_lineage_leads_from_the_subset_back_to_the_source(project: Project) -> None:
-    rows = {r["artifact"]: r for r in project.query("SELECT * FROM lineage")}
+    rows = {r["artifact"]: r for r in project.ask("SELECT * FROM lineage")}
     seen: set[str] = set()
     queue = [a for a, r in rows.items() if r["kind"] == "subset"]
     assert queue
@@ -185,12 +185,10 @@ def test_appending_computes_only_what_the_new_rows_need(make_project: Callable[[
     p = make_project("append")
     pool = [{k: v for k, v in r.items()} for r in oracle_rows("pool")]
     write_jsonl(p.folder / "pool.jsonl", pool[:20])
-    first = p.run()
-    tiles = {
-        r["artifact"] for r in p.query("SELECT artifact FROM lineage WHERE kind IN ('estimate', 'exact')")
-    }
+    first = p.value()
+    tiles = {r["artifact"] for r in p.ask("SELECT artifact FROM lineage WHERE kind IN ('estimate', 'exact')")}
     write_jsonl(p.folder / "pool.jsonl", pool)
-    second = p.run()
+    second = p.value()
     before, costs = p.costs(first), p.costs(second)
     assert second["run_id"] != first["run_id"]
     assert costs["ingest"]["computed"] == 4
@@ -199,13 +197,11 @@ def test_appending_computes_only_what_the_new_rows_need(make_project: Callable[[
     assert costs["estimate-influence"]["reused"] == before["estimate-influence"]["items"]
     assert costs["train-influence-network"]["reused"] == 1
     assert costs["exact-influence"]["computed"] < 40
-    after = {
-        r["artifact"] for r in p.query("SELECT artifact FROM lineage WHERE kind IN ('estimate', 'exact')")
-    }
+    after = {r["artifact"] for r in p.ask("SELECT artifact FROM lineage WHERE kind IN ('estimate', 'exact')")}
     assert tiles < after
-    assert p.query("SELECT count(*) AS n FROM influence")[0]["n"] == 24 * 12
-    assert p.query("SELECT count(*) AS n FROM influence", "--run", first["run_id"])[0]["n"] == 20 * 12
-    assert p.query("SELECT count(*) AS n FROM influence", "--run", "all")[0]["n"] == 44 * 12
+    assert p.ask("SELECT count(*) AS n FROM influence")[0]["n"] == 24 * 12
+    assert p.ask("SELECT count(*) AS n FROM influence", first["run_id"])[0]["n"] == 20 * 12
+    assert p.ask("SELECT count(*) AS n FROM influence", "all")[0]["n"] == 44 * 12
 
 
 def test_everything_exact_fits_nothing_and_the_views_still_answer(
@@ -213,13 +209,13 @@ def test_everything_exact_fits_nothing_and_the_views_still_answer(
 ) -> None:
     p = make_project("exact")
     p.configure(influence={"label_fraction": 1})
-    result = p.run()
+    result = p.value()
     assert result["quality"] == []
     assert {c["stage"] for c in result["costs"]} == {"ingest", "exact-influence", "select"}
-    found = p.query("SELECT origin, quadrant, count(*) AS n FROM influence GROUP BY ALL")
+    found = p.ask("SELECT origin, quadrant, count(*) AS n FROM influence GROUP BY ALL")
     assert found == [{"origin": "exact", "quadrant": "Q1", "n": 288}]
     for view in COLUMNS:
-        p.query(f"SELECT * FROM {view} LIMIT 1")
+        p.ask(f"SELECT * FROM {view} LIMIT 1")
 
 
 @pytest.mark.parametrize("rule", ["top-k", "fl", "flcg"])
@@ -234,24 +230,24 @@ def test_every_rule_is_reachable(make_project: Callable[[str], Project], rule: s
         config.write_text(
             config.read_text() + '[selection.existing]\nsource = "old.jsonl"\n', encoding="utf-8"
         )
-    result = p.run()
-    picks = p.query("SELECT train_id, gain, score FROM selection ORDER BY rank")
+    result = p.value()
+    picks = p.ask("SELECT train_id, gain, score FROM selection ORDER BY rank")
     assert len({x["train_id"] for x in picks}) == 5
     assert result["facts"]["rule"] == rule
     gains = [x["gain"] for x in picks]
     assert gains == sorted(gains, reverse=True)
-    assert p.query("SELECT count(*) AS n FROM influence")[0]["n"] == 288
+    assert p.ask("SELECT count(*) AS n FROM influence")[0]["n"] == 288
     if rule == "top-k":
-        best = p.query("SELECT train_id FROM scores ORDER BY score DESC LIMIT 5")
+        best = p.ask("SELECT train_id FROM scores ORDER BY score DESC LIMIT 5")
         assert {b["train_id"] for b in best} == {x["train_id"] for x in picks}
 
 
 def test_a_pool_can_be_valued_against_itself(make_project: Callable[[str], Project]) -> None:
     p = make_project("self")
     p.configure(target={"source": "self"}, influence={"function": "delift-se", "label_fraction": 1})
-    result = p.run()
+    result = p.value()
     assert result["facts"]["rule"] == "fl"
-    rows = p.query(
+    rows = p.ask(
         "SELECT count(*) AS n, min(influence) FILTER (train_id = target_id) AS diagonal FROM influence"
     )
     assert rows[0]["n"] == 24 * 24
@@ -264,10 +260,10 @@ def test_several_targets_are_tasks(make_project: Callable[[str], Project]) -> No
     write_jsonl(p.folder / "one.jsonl", target[:5])
     write_jsonl(p.folder / "two.jsonl", target[5:])
     p.configure(target={"source": ["one.jsonl", "two.jsonl"]}, selection={"rule": "top-k", "count": 4})
-    p.run()
-    scores = p.query("SELECT task, count(*) AS n FROM scores GROUP BY 1 ORDER BY 1")
+    p.value()
+    scores = p.ask("SELECT task, count(*) AS n FROM scores GROUP BY 1 ORDER BY 1")
     assert scores == [{"task": "one", "n": 24}, {"task": "two", "n": 24}]
-    wrong = p.query(
+    wrong = p.ask(
         "WITH best AS (SELECT train_id, max(score) AS s FROM scores GROUP BY 1) "
         "SELECT count(*) AS n FROM selection JOIN best USING (train_id) WHERE abs(score - s) > 1e-7"
     )
@@ -276,12 +272,12 @@ def test_several_targets_are_tasks(make_project: Callable[[str], Project]) -> No
 
 def test_a_damaged_tile_is_computed_again(make_project: Callable[[str], Project]) -> None:
     p = make_project("damage")
-    first = p.run()
+    first = p.value()
     subset = Path(first["subset"]).read_text()
-    victim = p.query("SELECT artifact FROM lineage WHERE kind = 'estimate' ORDER BY 1 LIMIT 1")[0]["artifact"]
+    victim = p.ask("SELECT artifact FROM lineage WHERE kind = 'estimate' ORDER BY 1 LIMIT 1")[0]["artifact"]
     path = p.workspace / victim
     path.write_bytes(path.read_bytes()[:-5])
-    costs = p.costs(p.run())
+    costs = p.costs(p.value())
     assert 0 < costs["estimate-influence"]["computed"] < costs["estimate-influence"]["items"]
     assert Path(first["subset"]).read_text() == subset
 

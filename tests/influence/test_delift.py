@@ -269,11 +269,6 @@ def test_an_empty_prompt_side_is_refused_with_the_field(tiny: LanguageModel) -> 
         function(tiny, template_without="{prompt}").distance_without(rows_of(("", "b")))
 
 
-def test_a_template_without_example_may_not_name_one(tiny: LanguageModel) -> None:
-    with pytest.raises(UserError, match="influence.delift.template_without"):
-        function(tiny, template_without="{example_prompt} {prompt}")
-
-
 def test_key_follows_templates_and_dtype_but_not_batches_or_devices() -> None:
     def key(**changes: Any) -> str:
         return registry.function_key(parse_config({"pool": {"source": "x"}, **changes}))
