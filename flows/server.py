@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from nncift_core.errors import RunError, UserError
@@ -190,6 +191,12 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def _configured_answers() -> bool:
+    """Whether the API of the user's settings answers, asked with their credentials."""
+    with get_client(sync_client=True) as client:
+        return client.api_healthcheck() is None
+
+
 @contextmanager
 def connected(say: Callable[[str], None]) -> Iterator[str]:
     """A reachable API for the flows inside: the configured one, else ours, started when needed.
@@ -197,7 +204,7 @@ def connected(say: Callable[[str], None]) -> Iterator[str]:
     Yields the UI's address.
     """
     configured = PREFECT_API_URL.value()
-    if configured and healthy(configured, timeout=10):
+    if configured and _configured_answers():
         yield configured.removesuffix("/").removesuffix("/api")
         return
     if configured:
