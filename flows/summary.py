@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +61,16 @@ def _next_steps(result: ValuationResult) -> str:
         "ORDER BY rank LIMIT 10",
         "SELECT quadrant, origin, count(*) AS pairs, avg(influence) AS mean FROM influence GROUP BY ALL",
     )
-    asked = "".join(f'  nncift query "{q}" {option}\n' for q in queries)
-    return f"\nTry next:\n{asked}  nncift server status"
+    nncift = _command()
+    asked = "".join(f'  {nncift} query "{q}" {option}\n' for q in queries)
+    return f"\nTry next:\n{asked}  {nncift} server status"
+
+
+def _command() -> str:
+    """What to type to call this program again: its name when the shell finds it, else its path."""
+    if shutil.which("nncift"):
+        return "nncift"
+    return shlex.quote(_near(str(Path(sys.executable).with_name("nncift"))))
 
 
 def _near(path: str) -> str:

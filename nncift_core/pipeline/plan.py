@@ -25,7 +25,8 @@ from nncift_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-# Bytes per pair of a stored tile and per byte of text (zstd), as benchmarks/storage.py measures them.
+# Forecasts err on the large side: benchmarks/storage.py prints 3.9 bytes per pair of a stored tile, and
+# zstd brings text with its identifiers to less than this share of its size.
 TILE_BYTES_PER_PAIR = 4.2
 TEXT_BYTES_STORED = 0.8
 
