@@ -42,6 +42,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/facility_location.py
 	$(BIN)/python benchmarks/storage.py
 	$(BIN)/python benchmarks/delift.py
+	$(BIN)/python -m benchmarks.builtin_lm.context
 	$(BIN)/python benchmarks/quickstart.py
 
 clean:

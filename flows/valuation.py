@@ -166,7 +166,7 @@ def _report_reading(ref: DatasetRef) -> None:
     for place in ref.dropped[:shown]:
         say(f"{ref.role}: dropped {place}")
     if len(ref.dropped) > shown:
-        say(f"{ref.role}: {len(ref.dropped):,} rows dropped in all; the version's manifest names each")
+        say(f"{ref.role}: {len(ref.dropped):,} rows dropped in all; the run's result.json names each")
     if ref.note:
         say(f"{ref.role}: {ref.note}")
 
@@ -200,8 +200,10 @@ class _Valuation:
         devices = ",".join(slots(self.config).devices)
         with reporter.stage(name, items, unit, done=items - missing) as shown:
             stages.current.stage = shown
-            yield
-            stages.current.stage = None
+            try:
+                yield
+            finally:
+                stages.current.stage = None
         seconds = time.monotonic() - start
         self.attempt.cost(Cost(name, devices, items, missing, items - missing, seconds, _peak_mb()))
         reused = f", {items - missing:,} reused" if items > missing else ""

@@ -29,8 +29,6 @@ from nncift_core.store.runs import publish_table
 from tasks import job as jobs
 from tasks.job import Job
 
-Advance = Callable[[int], None]
-
 
 def _key(_: Any, parameters: dict[str, Any]) -> str:
     return str(parameters["key"])
@@ -147,7 +145,7 @@ def select(key: str, job: Job, run_id: str, estimator: dict[str, Any] | None) ->
         name: publish_table(problem.ws, run_id, name, key, table, producer="select", parents=parents)
         for name, table in tables.items()
     }
-    subset = problem.ws.run_dir(run_id) / "subset.jsonl"
+    subset = problem.ws.subset_file(run_id)
     write_subset(problem.ws, subset, problem.pool, choice, key=key, parents=(paths["selection"],))
     return {"tables": paths, "facts": choice.facts, "subset": problem.ws.relative(subset)}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -49,13 +48,9 @@ def estimator_key(problem: Problem, plan: ExactPlan) -> str:
     )
 
 
-def _path(problem: Problem, key: str) -> Path:
-    return problem.ws.estimator_dir(key) / "network.safetensors"
-
-
 def find_estimator(problem: Problem, key: str) -> EstimatorRef | None:
     """The fitted estimator under `key`, when it is stored and intact."""
-    path = _path(problem, key)
+    path = problem.ws.network_file(key)
     if not is_intact(path):
         return None
     manifest = read_manifest(path)
@@ -83,7 +78,7 @@ def train(
         seed=problem.config.seed,
         progress=progress,
     )
-    path = _path(problem, key)
+    path = problem.ws.network_file(key)
     ref = EstimatorRef(
         key=key,
         path=problem.ws.relative(path),

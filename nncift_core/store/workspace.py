@@ -110,9 +110,9 @@ class Workspace:
         """Label designs of one family (function, encoder, data sets, fraction, seed)."""
         return self.root / "designs" / family[:16]
 
-    def estimator_dir(self, estimator_key: str) -> Path:
-        """One fitted estimator."""
-        return self.root / "estimators" / estimator_key[:16]
+    def network_file(self, estimator_key: str) -> Path:
+        """Weights of one fitted estimator."""
+        return self.root / "estimators" / estimator_key[:16] / "network.safetensors"
 
     def estimate_dir(self, estimator_key: str) -> Path:
         """Estimated tiles of one estimator."""
@@ -121,6 +121,10 @@ class Workspace:
     def run_dir(self, run_id: str) -> Path:
         """Attempts, costs, results and subset of one run."""
         return self.root / "runs" / run_id
+
+    def subset_file(self, run_id: str) -> Path:
+        """The chosen rows of a run, in the shape of the user's file."""
+        return self.run_dir(run_id) / "subset.jsonl"
 
     def lock(self, name: str) -> Path:
         """A lock file."""

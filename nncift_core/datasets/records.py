@@ -1,3 +1,0 @@
-from nncift_core.records import Example, ReadReport
-
-__all__ = ["Example", "ReadReport"]
