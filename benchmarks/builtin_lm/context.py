@@ -1,4 +1,4 @@
-"""Does the builtin model read the example before a target? DELIFT of examples of the same and of another intent.
+"""Does the builtin model read the example before a target? DELIFT of same-intent and other examples.
 
 Run from the repository root: python -m benchmarks.builtin_lm.context
 """
