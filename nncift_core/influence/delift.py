@@ -11,9 +11,8 @@ without an example). `counters["truncated_sequences"]` counts the pairs cut in e
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -21,35 +20,17 @@ import numpy.typing as npt
 
 from nncift_core.config import Config, DeliftConfig
 from nncift_core.devices import pick
-from nncift_core.errors import RunError, UserError
+from nncift_core.errors import RunError
 from nncift_core.hashing import digest
 from nncift_core.influence.aggregate import mean_by_task
 from nncift_core.influence.contract import CostModel, Float32, Int64, Pairwise, Progress, Rows
 from nncift_core.language_models import LanguageModel, language_model_key, load_language_model
+from nncift_core.sequences import fill, fit, plan_batches
 
 Float64 = npt.NDArray[np.float64]
 
-_PLACEHOLDER = re.compile(r"\{(prompt|example_prompt|example_response)\}")
 # Sequences tokenised at once: bounds memory on large tiles, and is many batches, so sorting pays.
 _WINDOW = 4096
-
-
-def fill(template: str, **fields: str) -> str:
-    """`template` with its placeholders replaced in one pass; braces inside a field stay as they are."""
-    return _PLACEHOLDER.sub(lambda match: fields.get(match[1], match[0]), template)
-
-
-def plan_batches(lengths: Int64, budget: int) -> Iterator[Int64]:
-    """Indices of `lengths` [n] in batches, longest first: longest length x size <= budget.
-
-    A sequence longer than the budget is a batch of its own.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, int(lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
 
 
 class Delift(Pairwise):
@@ -196,7 +177,10 @@ class Delift(Pairwise):
         for start in range(0, len(order), _WINDOW):
             window = order[start : start + _WINDOW]
             tokens = self.model.tokenize([prompt_text(k) for k in window.tolist()])
-            fitted = [self._fit(ids, responses[which[k]]) for ids, k in zip(tokens, window, strict=True)]
+            fitted = [
+                fit(self.model, ids, responses[which[k]], "influence.delift")
+                for ids, k in zip(tokens, window, strict=True)
+            ]
             cut += sum(was_cut for _, _, was_cut in fitted)
             lengths = np.array([len(prompt) + len(response) for prompt, response, _ in fitted], np.int64)
             for batch in plan_batches(lengths, self.batch_tokens):
@@ -206,22 +190,6 @@ class Delift(Pairwise):
                 if progress is not None:
                     progress(len(batch))
         return distances, cut
-
-    def _fit(self, tokens: list[int], response: list[int]) -> tuple[list[int], list[int], bool]:
-        """[bos] ++ tokens and response, cut to the context by the rule above; and whether it was cut."""
-        bos, limit = list(self.model.bos_ids), self.model.context_length
-        if not bos and not tokens:
-            raise UserError(
-                "a filled prompt has no tokens, so nothing predicts the response's first token",
-                field="influence.delift",
-                mend="Put some text around {prompt} in the templates.",
-            )
-        if limit is None or len(bos) + len(tokens) + len(response) <= limit:
-            return bos + tokens, response, False
-        # One token at least must stand before the response, to predict its first token.
-        response = response[: limit - max(1, len(bos))]
-        room = limit - len(bos) - len(response)
-        return bos + (tokens[-room:] if room else []), response, True
 
 
 def _distance(log_probs: Float32) -> float:

@@ -28,7 +28,12 @@ TABLES = {
     "selection": "run_id VARCHAR, rank BIGINT, train_id BIGINT, gain DOUBLE, score DOUBLE",
     "evaluation": """run_id VARCHAR, function VARCHAR, subset VARCHAR, model VARCHAR, mode VARCHAR,
  task VARCHAR, metric VARCHAR, value DOUBLE, lower DOUBLE, upper DOUBLE, seed BIGINT, fraction DOUBLE,
- n_train BIGINT""",
+ n_train BIGINT, n_tokens BIGINT, n_rows BIGINT""",
+    "evaluation_rows": """run_id VARCHAR, subset VARCHAR, model VARCHAR, mode VARCHAR, task VARCHAR,
+ seed BIGINT, target_id BIGINT, metric VARCHAR, value DOUBLE, generated VARCHAR""",
+    "comparison": """run_id VARCHAR, function VARCHAR, subset VARCHAR, against VARCHAR, model VARCHAR,
+ mode VARCHAR, task VARCHAR, metric VARCHAR, value DOUBLE, against_value DOUBLE, gain DOUBLE, lower DOUBLE,
+ upper DOUBLE, n_seeds BIGINT, n_rows BIGINT, verdict VARCHAR""",
 }
 COSTS = """run_id VARCHAR, attempt BIGINT, stage VARCHAR, device VARCHAR, items BIGINT, computed BIGINT,
  reused BIGINT, seconds DOUBLE, peak_rss_mb DOUBLE"""
@@ -36,7 +41,8 @@ LINEAGE = """artifact VARCHAR, kind VARCHAR, key VARCHAR, parents VARCHAR[], cre
  producer VARCHAR"""
 RUNS = """run_id VARCHAR, attempt BIGINT, config VARCHAR, status VARCHAR, started_at VARCHAR,
  finished_at VARCHAR, versions VARCHAR"""
-VIEWS = ("examples", "influence", *TABLES, "costs", "lineage", "runs")
+FACTS = "run_id VARCHAR, fact VARCHAR, value DOUBLE, text VARCHAR"
+VIEWS = ("examples", "influence", *TABLES, "facts", "costs", "lineage", "runs")
 
 
 def connect(ws: Workspace, run: str | None = None, sql: str | None = None) -> duckdb.DuckDBPyConnection:
@@ -62,6 +68,7 @@ def connect(ws: Workspace, run: str | None = None, sql: str | None = None) -> du
     con.execute(f"SET allowed_paths = [{', '.join(_quote(p) for p in sorted(files.used))}]")
     for statement in statements:
         con.execute(statement)
+    _load(con, "facts", FACTS, [f for r in results for f in _facts(r)])
     wanted = set(chosen) if chosen or run is None else {str(run)}
     costs = [c for c in read_costs(ws) if c["run_id"] in wanted] if named("costs") else []
     _load(con, "costs", COSTS, costs)
@@ -157,6 +164,16 @@ def _table(files: _Files, results: Sequence[dict[str, Any]], name: str, columns:
     names = ", ".join(c.split()[0] for c in columns.split(","))
     paths = [r["tables"][name] for r in results if name in r["tables"]]
     return _union(name, columns, [f"SELECT {names} FROM {files.parquet([p])}" for p in paths])
+
+
+def _facts(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a run wants known of itself: numbers in `value`, all else in `text`."""
+    rows = []
+    for name, fact in result["facts"].items():
+        number = float(fact) if isinstance(fact, int | float) else None
+        text = None if number is not None else fact if isinstance(fact, str) else json.dumps(fact)
+        rows.append({"run_id": result["run_id"], "fact": name, "value": number, "text": text})
+    return rows
 
 
 def _run_row(attempt: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from nncift_core.config import DeliftConfig, LanguageModelConfig, parse_config
 from nncift_core.errors import RunError, UserError
 from nncift_core.influence import registry
 from nncift_core.influence.contract import Rows
-from nncift_core.influence.delift import Delift, fill, plan_batches
+from nncift_core.influence.delift import Delift
 from nncift_core.language_models import LanguageModel, load_language_model
+from nncift_core.sequences import fill, plan_batches
 
 ORACLES = Path(__file__).parents[1] / "data" / "oracles"
 TINY = str(ORACLES / "tiny-lm")
