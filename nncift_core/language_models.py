@@ -7,7 +7,7 @@ prompt and response are tokenised apart and joined as ids (methods.md 1.1, token
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,16 +165,12 @@ def load_language_model(config: LanguageModelConfig, device: str, base_dir: str 
     Raises UserError: no such folder or hub model, no config or safetensors weights, weights that do
     not fit the config, a tokenizer without an end-of-sequence token, a hub that cannot be reached.
     """
-    source = _source(config, base_dir)
-    folder = str(source.folder())
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    unloaded = load_tokenizer(config, base_dir)
+    from transformers import AutoModelForCausalLM
 
     with quiet(), loading("language_model", config.model, "a causal language model"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=config.trust_remote_code, local_files_only=True
-        )
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
+            str(_source(config, base_dir).folder()),
             dtype=torch_dtype(config.dtype),
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
@@ -183,6 +179,22 @@ def load_language_model(config: LanguageModelConfig, device: str, base_dir: str 
         )
     model, info = loaded
     _check_complete(config.model, info)
+    return replace(unloaded, model=model.to(device).eval(), device=device)
+
+
+def load_tokenizer(config: LanguageModelConfig, base_dir: str = "") -> LanguageModel:
+    """The language model without its weights (`model` is None): enough to count and cut tokens.
+
+    Raises like `load_language_model` for what is wrong with config.json or the tokenizer.
+    """
+    source = _source(config, base_dir)
+    folder = str(source.folder())
+    from transformers import AutoConfig, AutoTokenizer
+
+    local = {"trust_remote_code": config.trust_remote_code, "local_files_only": True}
+    with quiet(), loading("language_model", config.model, "a causal language model"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        shape = AutoConfig.from_pretrained(folder, **local)
     if tokenizer.eos_token_id is None:
         raise UserError(
             f'the tokenizer of "{config.model}" has no end-of-sequence token',
@@ -190,10 +202,10 @@ def load_language_model(config: LanguageModelConfig, device: str, base_dir: str 
             mend="Set eos_token in its tokenizer_config.json.",
         )
     return LanguageModel(
-        model=model.to(device).eval(),
+        model=None,
         tokenizer=tokenizer,
-        device=device,
-        context_length=_context_length(model.config, tokenizer),
+        device="cpu",
+        context_length=_context_length(shape, tokenizer),
         eos_id=int(tokenizer.eos_token_id),
         bos_ids=_bos_ids(tokenizer),
         key=_key(source, config),

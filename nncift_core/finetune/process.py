@@ -1,0 +1,179 @@
+"""Where a fine-tune runs: in this process, or in one of its own that sees a single GPU.
+
+The training library takes the first GPU it sees, or all of them, and remembers it for the process. So a
+fine-tune on "cuda:N" gets a child process in which that GPU is the only one. Parent and child exchange JSON
+files in a temporary folder; the child's stdout carries progress, one "done total" a line; its stdin is a pipe
+that closes with the parent, whichever way that ends, and the child with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import nncift_core
+from nncift_core.config import Config, parse_config
+from nncift_core.errors import NnciftError, RunError, UserError
+from nncift_core.finetune.rows import TrainingRows
+from nncift_core.finetune.training import FineTuned, Progress, fine_tune_here
+
+_TAIL = 2000
+_GRACE_S = 10
+# Left by launchers of distributed training, under which a lone process would wait for others.
+_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def fine_tune(
+    config: Config, rows: TrainingRows, seed: int, device: str, folder: Path, progress: Progress | None = None
+) -> FineTuned:
+    """Train LoRA adapters on `rows` and write adapter_model.safetensors and adapter_config.json.
+
+    folder: existing and empty, else ValueError; device: "cpu", "mps" or "cuda:N"; progress(done, total)
+    optimiser steps. The result is a function of `fine_tune_key`, not of the order of rows; on another
+    device it differs by rounding, and with dropout by the batches that `batch_tokens` makes.
+    Raises UserError (a response without tokens, `finetune.targets` that match nothing, an unusable model)
+    and RunError (a loss that is not finite, too little memory, a child process that died).
+    """
+    if not len(rows):
+        raise ValueError("no rows to train on")
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise ValueError(f"{folder} is not an empty folder")
+    where = fine_tune_apart if device.startswith("cuda") else fine_tune_here
+    return where(config, rows, seed, device, folder, progress)
+
+
+def fine_tune_apart(
+    config: Config, rows: TrainingRows, seed: int, device: str, folder: Path, progress: Progress | None = None
+) -> FineTuned:
+    """`fine_tune` in a child process; "cuda:N" counts as in this process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        spec_file, result_file = Path(scratch) / "spec.json", Path(scratch) / "result.json"
+        spec_file.write_text(json.dumps(child_spec(config, rows, seed, device, folder)), encoding="utf-8")
+        with open(Path(scratch) / "stderr.txt", "w+b") as errors:
+            code = _run_child([str(spec_file), str(result_file)], child_env(device), errors, progress)
+            if code or not result_file.is_file():
+                raise RunError(f"the fine-tuning process ended with code {code}: {_tail(errors)}")
+        return _result(json.loads(result_file.read_text(encoding="utf-8")))
+
+
+def child_spec(config: Config, rows: TrainingRows, seed: int, device: str, folder: Path) -> dict[str, Any]:
+    """What the child reads: JSON of everything that `fine_tune_here` is called with there."""
+    import torch
+
+    return {
+        # Unset keys stay unset: some may stand only beside others.
+        "config": config.model_dump(mode="json", exclude_unset=True),
+        "base_dir": config.base_dir,
+        "rows": asdict(rows),
+        "seed": seed,
+        "device": "cuda:0" if device.startswith("cuda") else device,
+        "folder": str(folder.resolve()),
+        # Another number of threads sums in another order.
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _run_child(files: list[str], env: dict[str, str], errors: IO[bytes], progress: Progress | None) -> int:
+    """Exit code of the child; it is ended when this is left in another way."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nncift_core.finetune", *files],
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                done, total = map(int, line.split())
+                if progress is not None:
+                    progress(done, total)
+            return process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(_GRACE_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+def child_env(device: str) -> dict[str, str]:
+    """This process's environment, with the GPU of `device` ("cuda:N") as the only visible one.
+
+    Raises RunError when CUDA_VISIBLE_DEVICES names fewer than N + 1 devices.
+    """
+    env = {k: v for k, v in os.environ.items() if k not in _LAUNCHER and not k.startswith("ACCELERATE_")}
+    root = str(Path(nncift_core.__file__).resolve().parents[1])
+    env["PYTHONPATH"] = os.pathsep.join(p for p in (root, env.get("PYTHONPATH")) if p)
+    if not device.startswith("cuda"):
+        return env
+    number = int(device.partition(":")[2] or 0)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(k) for k in range(number + 1)] if visible is None else visible.split(",")
+    if number >= len(names):
+        raise RunError(f"no {device}: CUDA_VISIBLE_DEVICES is {visible}")
+    return {**env, "CUDA_VISIBLE_DEVICES": names[number].strip()}
+
+
+def _tail(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    text = errors.read().decode("utf-8", "replace").strip()
+    return text[-_TAIL:] or "it wrote no message"
+
+
+def _result(found: dict[str, Any]) -> FineTuned:
+    if "user_error" in found:
+        raise UserError(**found["user_error"])
+    if "run_error" in found:
+        raise RunError(found["run_error"])
+    tuned = found["fine_tuned"]
+    return FineTuned(**{**tuned, "losses": tuple(tuned["losses"])})
+
+
+def child(spec_file: str, result_file: str) -> int:
+    """The child's whole work: read the spec, train, write the result or the error; returns the exit code."""
+    # Whatever a library prints goes to stderr, so that it is not taken for progress.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    spec = json.loads(Path(spec_file).read_text(encoding="utf-8"))
+    import torch
+
+    torch.set_num_threads(spec["threads"])
+    rows = TrainingRows(**{name: tuple(values) for name, values in spec["rows"].items()})
+    found: dict[str, Any]
+    try:
+        config = parse_config(spec["config"], base_dir=spec["base_dir"])
+        tuned = fine_tune_here(
+            config,
+            rows,
+            spec["seed"],
+            spec["device"],
+            Path(spec["folder"]),
+            lambda done, total: print(done, total, file=out, flush=True),
+        )
+        found = {"fine_tuned": asdict(tuned)}
+    except UserError as e:
+        places = {"file": e.file, "line": e.line, "row": e.row, "field": e.field}
+        found = {"user_error": {"what": e.what, "mend": e.mend, **places}}
+    except NnciftError as e:
+        found = {"run_error": str(e)}
+    Path(result_file).write_text(json.dumps(found), encoding="utf-8")
+    return 0
+
+
+def _end_with_parent() -> None:
+    # A raw read: a buffered one would hold a lock that a normal end of this process needs.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
