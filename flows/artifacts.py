@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.runs import Attempt
 
+COMPARISON = ("against", "metric", "value", "against_value", "gain", "lower", "upper", "verdict")
 QUALITY = ("quadrant", "predictor", "verdict", "n_pairs", "r2", "spearman", "lower", "upper", "recall_at_k")
 
 
@@ -18,6 +19,7 @@ def publish(
     attempt: Attempt,
     record: dict[str, Any],
     quality: list[dict[str, Any]],
+    comparison: list[dict[str, Any]],
     costs: list[dict[str, Any]],
 ) -> None:
     """Create the run's artifacts; their keys carry the run id, so that attempts line up."""
@@ -39,6 +41,13 @@ def publish(
     if rows:
         create_table_artifact(
             rows, key=f"quality-{suffix}", description="Estimates against exact values never used for fitting"
+        )
+    rivals = [{k: _shown(c[k]) for k in COMPARISON} for c in comparison if c["task"] == "all"]
+    if rivals:
+        create_table_artifact(
+            rivals,
+            key=f"comparison-{suffix}",
+            description="Held-out rows: the selected subset's model against its rivals (gain > 0: better)",
         )
 
 
@@ -75,9 +84,27 @@ def lineage_markdown(problem: Problem, record: dict[str, Any]) -> str:
     ]
     if last != "exact":
         lines.append(f"  {last} --> select")
+    lines += _downstream_lines(record["facts"], record["tables"])
     graph = "\n".join(lines)
     sql = 'nncift query "SELECT artifact, kind, parents, producer FROM lineage ORDER BY created_at"'
-    return f"```mermaid\n{graph}\n```\n\nEvery file with its parents: `{sql}`\n"
+    return f"```mermaid\n{graph}\n```\n\nEvery file with its parents: `{sql}`\n\nReport: `nncift report`\n"
+
+
+def _downstream_lines(facts: dict[str, Any], tables: dict[str, str]) -> list[str]:
+    """The graph after the subset: adapters, scores, report."""
+    lines = ['  report["report.html"]', "  subset --> report"]
+    if "adapter" in facts:
+        lines += [
+            f'  tuned["adapter<br/>{facts["adapter"]}"]',
+            "  subset --> tuned",
+        ]
+    if "comparison" in tables:
+        lines += [
+            f'  compared["comparison<br/>{facts["test_rows"]:,} held-out rows"]',
+            "  tuned --> compared",
+            "  compared --> report",
+        ]
+    return lines
 
 
 def _label(text: str) -> str:

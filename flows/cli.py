@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from decimal import Decimal
@@ -61,7 +62,13 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Value a pool and choose a subset; what the workspace holds already is reused."""
-    _run(lambda value_pool: value_pool(config, workspace), json_, quiet)
+    result = _run(lambda value_pool: value_pool(config, workspace, _command()), quiet)
+    if json_:
+        _print_json(result.model_dump(mode="json"))
+        return
+    from flows.summary import show
+
+    show(result)
 
 
 @app.command()
@@ -70,28 +77,37 @@ def quickstart(
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Value the built-in pool with the built-in models: no network, a few minutes."""
-    from nncift_core.builtin.quickstart import quickstart_config
+    """Value the built-in pool, fine-tune on the subset, compare with random rows: no network, minutes."""
+    from nncift_core.builtin.quickstart import quickstart_config, second_target_config
 
-    _run(lambda value_pool: value_pool(quickstart_config(), workspace), json_, quiet)
+    # The main job comes last, so that queries without --run speak of it.
+    second = _run(lambda value_pool: value_pool(second_target_config(), workspace, _command()), quiet)
+    main_ = _run(lambda value_pool: value_pool(quickstart_config(), workspace, _command()), quiet)
+    if json_:
+        _print_json({**main_.model_dump(mode="json"), "second_target": second.model_dump(mode="json")})
+        return
+    from flows.summary import show, show_second
+
+    show_second(main_, second)
+    show(main_)
 
 
-def _run(call: Callable[..., Any], json_: bool, quiet: bool) -> None:
-    """Run a valuation and show its result."""
+def _command() -> str:
+    """What was typed, as it can be typed again."""
+    return shlex.join(["nncift", *sys.argv[1:]])
+
+
+def _run(call: Callable[..., Any], quiet: bool) -> Any:
+    """Run a valuation and return its result."""
     _quieten()
-    from flows.summary import show
     from flows.valuation import value_pool
     from tasks.progress import reporter
 
     reporter.mode = "quiet" if quiet else "auto"
     try:
-        result = call(value_pool)
+        return call(value_pool)
     except KeyboardInterrupt:
         _fail("interrupted; what is finished is kept: run the same command again to go on", 130)
-    if json_:
-        _print_json(result.model_dump(mode="json"))
-    else:
-        show(result)
 
 
 def _quieten() -> None:
@@ -120,6 +136,8 @@ def plan(
     print(f"duplicates      {found['duplicates']:>14,}")
     print(f"pairs           {found['pairs']:>14,}")
     print(f"exact pairs     {found['exact_pairs']:>14,}")
+    print(f"held-out rows   {found['test_rows']:>14,}")
+    print(f"fine-tunes      {found['fine_tunes']:>14,}")
     shown = "unknown until this workspace has run once" if seconds is None else f"{seconds:,.0f} s"
     print(f"forecast time   {shown:>14} (if nothing were reused)")
     print(f"forecast disk   {found['forecast_disk_mb']:>14,} MB")
@@ -144,6 +162,42 @@ def query(
     from flows.summary import show_rows
 
     show_rows(table)
+
+
+@app.command()
+def report(
+    workspace: WorkspaceOption = Path(DEFAULT),
+    run: Annotated[str | None, typer.Option("--run", help="A run id; default: the latest run.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write it to this file.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write a run's report, one HTML file that needs nothing else, and say where it is."""
+    from nncift_core.pipeline.report import copy_report, report_of
+
+    found = report_of(Workspace.open(workspace), run)
+    if output is not None:
+        copy_report(found, output)
+    if json_:
+        _print_json({"run_id": found.run_id, "report": str(output or found.path)})
+    else:
+        print(output or found.path)
+
+
+@app.command()
+def doctor(workspace: WorkspaceOption = Path(DEFAULT), json_: JsonOption = False) -> None:
+    """Check Python, packages, devices, memory, disk, server, hub and browser; say how to mend each."""
+    _quieten()
+    from dataclasses import asdict
+
+    from flows.doctor import check, show
+
+    checks = check(workspace)
+    if json_:
+        _print_json([asdict(c) for c in checks])
+    else:
+        show(checks)
+    if any(c.needed and c.status != "ok" for c in checks):
+        sys.exit(1)
 
 
 @server_app.command("start")

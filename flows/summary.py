@@ -15,6 +15,7 @@ from rich.text import Text
 
 from nncift_core.store.query import rows
 from nncift_core.store.workspace import Workspace
+from nncift_core.text import one_line
 
 if TYPE_CHECKING:
     from flows.valuation import ValuationResult
@@ -37,17 +38,55 @@ def show(result: ValuationResult) -> None:
         f"{facts['positive_gain']:,} with positive gain, {facts['tied_steps']:,} ties",
     )
     console.print(_subset(result))
+    if result.comparison:
+        _heading(console, _comparison_heading(result))
+        console.print(_comparison(result))
+        console.print(Text(_comparison_verdicts(result)), soft_wrap=True)
     _heading(console, "Costs")
     console.print(_costs(result.costs))
     for line in _notes(result):
         console.print(Text(line), soft_wrap=True)
     places = [
-        f"\nsubset     {_near(result.subset)}",
+        f"\nreport     {_near(result.report)}",
+        f"subset     {_near(result.subset)}",
+        *([f"adapter    {_near(result.adapter)}"] if result.adapter else []),
         f"workspace  {_near(result.workspace)}",
         f"run        {result.run_id}, attempt {result.attempt}; graph and artifacts: {result.ui_url}",
     ]
     console.print(Text("\n".join(places)), soft_wrap=True)
     console.print(Text(_next_steps(result)), soft_wrap=True)
+
+
+def show_second(result: ValuationResult, second: ValuationResult) -> None:
+    """The same pool under another target: subsets by source side by side, and how many rows they share."""
+    ws = Workspace.open(result.workspace)
+    counts: dict[str, dict[str, int]] = {}
+    chosen = []
+    for r in (result, second):
+        sql = """SELECT coalesce(source, dataset) AS source, train_id FROM selection
+ JOIN examples ON train_id = example_id"""
+        found = rows(ws, sql, r.run_id)
+        chosen.append({f["train_id"] for f in found})
+        for f in found:
+            counts.setdefault(f["source"], {}).setdefault(r.run_id, 0)
+            counts[f["source"]][r.run_id] += 1
+    console = _console()
+    names = [_target_name(ws, r) for r in (result, second)]
+    shared = len(chosen[0] & chosen[1])
+    _heading(console, f"Another target, another subset: {shared:,} of {result.selected:,} rows are in both")
+    table = Table()
+    table.add_column("source")
+    for name in names:
+        table.add_column(Text(f"for {name}"), justify="right")
+    for source in sorted(counts, key=lambda s: -counts[s].get(result.run_id, 0)):
+        numbers = [f"{counts[source].get(r.run_id, 0):,}" for r in (result, second)]
+        table.add_row(Text(one_line(source, CELL)), *numbers)
+    console.print(table)
+
+
+def _target_name(ws: Workspace, result: ValuationResult) -> str:
+    sql = "SELECT string_agg(DISTINCT dataset, ', ') AS name FROM examples WHERE role = 'target'"
+    return one_line(str(rows(ws, sql, result.run_id)[0]["name"] or "itself"), 40)
 
 
 def _heading(console: Console, text: str) -> None:
@@ -121,8 +160,46 @@ def _subset(result: ValuationResult) -> Table:
         table.add_column(name, justify="left" if name == "source" else "right")
     for r in rows(Workspace.open(result.workspace), sql, result.run_id):
         share, rank = f"{100 * r['chosen'] / r['rows']:.0f} %", str(r["best_rank"] or "-")
-        table.add_row(Text(r["source"]), f"{r['rows']:,}", f"{r['chosen']:,}", share, rank)
+        table.add_row(Text(one_line(r["source"], CELL)), f"{r['rows']:,}", f"{r['chosen']:,}", share, rank)
     return table
+
+
+def _comparison_heading(result: ValuationResult) -> str:
+    n, seeds = result.comparison[0]["n_rows"], result.comparison[0]["n_seeds"]
+    return f"Fine-tuned and compared on {n:,} held-out rows (means over {seeds} seeds)"
+
+
+def _comparison(result: ValuationResult) -> Table:
+    """One line per subset: what it was trained on and what the model then scores."""
+    sql = """SELECT subset, count(DISTINCT seed) AS seeds, avg(n_train) AS rows, avg(n_tokens) AS tokens,
+ avg(value) FILTER (metric = 'loss') AS loss, avg(value) FILTER (metric = 'rouge1') AS rouge1,
+ avg(value) FILTER (metric = 'rougeL') AS rougeL
+ FROM evaluation WHERE task = 'all' GROUP BY subset ORDER BY loss, rougeL DESC, subset"""
+    found = rows(Workspace.open(result.workspace), sql, result.run_id)
+    table = Table()
+    for name in ("trained on", "rows", "tokens", "loss", "ROUGE-1", "ROUGE-L"):
+        table.add_column(name, justify="left" if name == "trained on" else "right", no_wrap=True)
+    for r in found:
+        name = {"base": "nothing (base)", "random-tokens": "random (tokens)"}.get(r["subset"], r["subset"])
+        sizes = [f"{r['rows']:,.0f}", f"{r['tokens']:,.0f}"]
+        style = "bold" if r["subset"] == "selected" else None
+        numbers = [_number(r[m]) for m in ("loss", "rouge1", "rougeL")]
+        table.add_row(name, *sizes, *numbers, style=style)
+    return table
+
+
+def _comparison_verdicts(result: ValuationResult) -> str:
+    """What the differences allow to say, in a line per rival: of the loss where there is one."""
+    first = result.comparison[0]["metric"]
+    lines = []
+    for c in result.comparison:
+        if c["task"] != "all" or c["metric"] != first:
+            continue
+        interval = (
+            "no interval" if c["lower"] is None else f"90 % interval {c['lower']:.3f}..{c['upper']:.3f}"
+        )
+        lines.append(f"selected against {c['against']}: gain {c['gain']:.3f}, {interval}: {c['verdict']}")
+    return "\n".join(lines) + "\n"
 
 
 def _costs(costs: list[dict[str, Any]]) -> Table:
@@ -147,6 +224,12 @@ def _notes(result: ValuationResult) -> list[str]:
         "truncated_sequences": "sequences did not fit the model's context and were cut",
         "truncated_targets": "target rows alone do not fit the model's context",
         "truncated_texts": "texts were longer than the encoder's limit and were cut for embedding",
+        "truncated_training_rows": "rows were cut to the student's context for training, over all its models",
+        "truncated_rows": "times a held-out row was cut to the student's context",
+        "unfinished_answers": "generated answers were stopped at max_new_tokens",
+        "empty_references": "times a reference had no letters a-z or digits, so its ROUGE is 0",
+        "test_rows_in_pool": "held-out rows are also in the pool: the comparison flatters whoever picks them",
+        "test_rows_in_target": "held-out rows are also among the rows valued against",
         "exact_pairs_from_other_runs": "exact values come from other runs of this workspace",
     }
     for key, text in named.items():
@@ -165,7 +248,7 @@ def show_rows(table: pa.Table) -> None:
     console = _console()
     shown = Table()
     for name in table.column_names:
-        shown.add_column(Text(name), overflow="fold")
+        shown.add_column(Text(one_line(name, CELL)), overflow="fold")
     for row in table.slice(0, MAX_ROWS).to_pylist():
         shown.add_row(*(Text(_cell(row[name])) for name in table.column_names))
     console.print(shown)
@@ -177,5 +260,4 @@ def _cell(value: Any) -> str:
     if value is None:
         return "NULL"
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    text = text.replace("\n", "\\n")
-    return text if len(text) <= CELL else f"{text[: CELL - 1]}…"
+    return one_line(text, CELL)

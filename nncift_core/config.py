@@ -77,6 +77,10 @@ class Config(Section):
             return self.selection.rule
         return "fl" if self.target.source == "self" else "flmi"
 
+    def training_seeds(self) -> list[int]:
+        """Seeds of draws and training, one model per subset and seed; one without rows to compare on."""
+        return [self.seed + s for s in range(self.evaluation.seeds if self.target.test else 1)]
+
     def labels(self) -> Literal["block"]:
         """The label design after `auto`."""
         return "block"
@@ -112,6 +116,13 @@ def parse_config(
     """`Config` from a plain dict; the same checks and messages as `load_config`."""
     if "base_dir" in data:
         raise UserError("unknown key", file=file, field="base_dir", mend="Remove it.")
+    if "evaluation" in data and "finetune" not in data:
+        raise UserError(
+            "there is no model to evaluate",
+            file=file,
+            field="evaluation",
+            mend="Add [finetune], or remove the section.",
+        )
     try:
         config = Config.model_validate(data)
     except ValidationError as e:
@@ -122,15 +133,27 @@ def parse_config(
 def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str:
     """`run_id`: hash of what decides the values, after every `auto` (design decision 4).
 
-    data: role and name -> version of the rows; models: "encoder", "function" -> key (a function's
-    own settings are in its key). Paths, shard sizes, devices and batch sizes are left out.
+    data: role and name -> version of the rows; models: "encoder", "function" and, where one is trained,
+    "student" -> key (a function's own settings are in its key). Paths, shard sizes, devices and batch
+    sizes are left out.
     """
     s, i, rule = config.selection, config.influence, config.resolve_rule()
-    method = {
+    method: dict[str, Any] = {
         "seed": config.seed,
         "influence": [i.function, config.labels(), i.label_fraction, i.audit_pairs],
         "estimator": [config.architecture(), config.estimator.hidden, config.estimator.refit_growth],
         "rule": [rule, s.eta if rule == "flmi" else None, s.nu if rule == "flcg" else None],
         "budget": s.count if s.count is not None else s.share,
     }
+    if config.finetune is not None:
+        e = config.evaluation
+        method["finetune"] = config.finetune.model_dump(
+            exclude={"device", "batch_tokens", "model", "revision"}
+        )
+        method["evaluation"] = [
+            sorted(e.subsets),
+            config.training_seeds(),
+            sorted(e.metrics),
+            e.max_new_tokens,
+        ]
     return digest({"method": method, "data": data, "models": models})[:16]

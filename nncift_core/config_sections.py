@@ -67,7 +67,7 @@ class TargetConfig(RowsConfig):
         if self.source == "self":
             return []
         sources = [self.source] if isinstance(self.source, str) else self.source
-        shared = self.model_dump(exclude={"source", "name"})
+        shared = self.model_dump(exclude={"source", "name", "test"})
         name = self.name if len(sources) == 1 else None
         return [DatasetConfig(source=s, name=name, **shared) for s in sources]
 
@@ -213,9 +213,10 @@ class FinetuneConfig(Section):
     def _consistent(self) -> FinetuneConfig:
         if "{prompt}" not in self.template or "{example_" in self.template:
             raise ValueError("template needs the placeholder {prompt}, and no other")
-        alone = {"revision", "dtype", "trust_remote_code"} & self.model_fields_set
+        defaults = {"revision": None, "dtype": "float32", "trust_remote_code": False}
+        alone = [name for name, default in defaults.items() if getattr(self, name) != default]
         if self.model is None and alone:
-            raise ValueError(f"{sorted(alone)[0]} belongs to a model: set `model` too")
+            raise ValueError(f"{alone[0]} belongs to a model: set `model` too")
         return self
 
 

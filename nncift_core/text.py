@@ -1,4 +1,4 @@
-"""Text of the user's data made safe to show: nothing invisible, nothing longer than a place for it."""
+"""Text of the user's data made safe to show: nothing that steers, nothing longer than its place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def clip(text: str, characters: int) -> str:
 
 
 def one_line(text: str, characters: int) -> str:
-    """`visible` text on one line of at most `characters`: breaks as signs, the end as an ellipsis."""
+    """`visible` text on one line of at most `characters` (>= 1): breaks as signs, the end as an ellipsis."""
     shown = visible(text[: characters + 1]).replace("\n", "⏎").replace("\t", " ")
     return shown if len(shown) <= characters else f"{shown[: characters - 1]}…"
 

@@ -30,8 +30,7 @@ class Job(BaseModel):
     workspace: str
     config_json: str
     base_dir: str
-    encoder_key: str
-    function_key: str
+    identity: Keys
     datasets: tuple[DatasetRef, ...] = ()
 
     @property
@@ -51,8 +50,7 @@ class Job(BaseModel):
 
 @lru_cache(maxsize=2)
 def _problem(job: Job) -> Problem:
-    keys = Keys(job.encoder_key, job.function_key)
-    return Problem.load(job.ws, job.config, keys, list(job.datasets))
+    return Problem.load(job.ws, job.config, job.identity, list(job.datasets))
 
 
 def forget_indices() -> None:
@@ -106,14 +104,15 @@ def _shared(kind: str, key: str, device: str, make: Callable[[], Any]) -> Any:
 
 def encoder(job: Job, device: str) -> Encoder:
     """The job's encoder on `device`."""
+    key = job.identity.encoder
     loaded: Encoder = _shared(
-        "encoder", job.encoder_key, device, lambda: load_encoder(job.config.encoder, device, job.base_dir)
+        "encoder", key, device, lambda: load_encoder(job.config.encoder, device, job.base_dir)
     )
     return loaded
 
 
 def function(job: Job, device: str) -> InfluenceFunction:
     """The job's influence function on `device`; its models load when values are asked for."""
-    key = f"{job.function_key}/{job.config.language_model.batch_tokens}"
+    key = f"{job.identity.function}/{job.config.language_model.batch_tokens}"
     made: InfluenceFunction = _shared("function", key, device, lambda: create(job.config, device))
     return made

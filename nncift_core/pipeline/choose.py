@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nncift_core.hashing import hash_rank
 from nncift_core.influence.contract import Float32, InfluenceFunction
@@ -169,6 +170,13 @@ def selection_table(run_id: str, choice: Choice, pool: Dataset) -> pa.Table:
         ],
         schema=SELECTION_SCHEMA,
     )
+
+
+def selected_rows(problem: Problem, path: str) -> Int64:
+    """Indices of pool rows [k] in a stored selection, best first."""
+    table = pq.read_table(problem.ws.root / path, columns=["rank", "train_id"]).sort_by("rank")
+    place = {e: k for k, e in enumerate(problem.pool.example_ids.tolist())}
+    return np.array([place[i] for i in table["train_id"].to_pylist()], dtype=np.int64)
 
 
 def scores_table(run_id: str, problem: Problem, choice: Choice) -> pa.Table:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from nncift_core.errors import RunError
 from nncift_core.estimator import InfluenceNetwork, fit
@@ -139,16 +138,3 @@ def estimate_shard(
             if progress:
                 progress(values.size)
     return computed
-
-
-def quality_table(run_id: str, rows: list[dict[str, object]]) -> pa.Table:
-    """`estimator_quality` as a Parquet table; empty when nothing was fitted."""
-    text = ("function", "quadrant", "target_task", "role", "predictor", "verdict")
-    real = ("mse", "r2", "pearson", "spearman", "spearman_per_target", "recall_at_k", "lower", "upper")
-    schema = pa.schema(
-        [("run_id", pa.string())]
-        + [(n, pa.string()) for n in text]
-        + [("n_pairs", pa.int64())]
-        + [(n, pa.float64()) for n in real]
-    )
-    return pa.Table.from_pylist([{"run_id": run_id, **row} for row in rows], schema=schema)

@@ -11,7 +11,8 @@ from nncift_core.devices import check_device, resolve_devices
 from nncift_core.errors import UserError
 from nncift_core.records import Example, ReadReport
 
-Role = Literal["pool", "target", "existing"]
+_PATH_SIGNS = "/\\.*:"
+Role = Literal["pool", "target", "existing", "test"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,42 @@ _CACHE: dict[str, tuple[tuple[Example, ...], ReadReport]] = {}
 
 
 def sources(config: Config) -> list[tuple[Role, DatasetConfig]]:
-    """Every data set that a config names, with its role: pool, targets, existing."""
+    """Every data set that a config names, with its role: pool, targets, existing, test.
+
+    Rows of `target.test` are read when there is something to evaluate, that is with `[finetune]`.
+    """
     found: list[tuple[Role, DatasetConfig]] = [("pool", config.pool)]
     found += [("target", d) for d in config.target.datasets()]
     if config.selection.existing is not None:
         found.append(("existing", config.selection.existing))
+    if config.finetune is not None:
+        found += [("test", d) for d in held_out(config)]
+    return found
+
+
+def held_out(config: Config) -> list[DatasetConfig]:
+    """The data sets of `target.test`: a split of every target source (of the pool for "self"), or sources.
+
+    A plain word is a split; anything with a path's signs is a source ("./test" for a folder). Raises
+    UserError for a split when no other split is named to value against: its rows would be on both sides.
+    """
+    target, limit = config.target, config.evaluation.limit
+    named = [target.test] if isinstance(target.test, str) else target.test or []
+    found: list[DatasetConfig] = []
+    for name in named:
+        if any(sign in name for sign in _PATH_SIGNS):
+            shared = {"columns": target.columns, "on_bad_rows": target.on_bad_rows, "limit": limit}
+            found.append(DatasetConfig.model_validate({"source": name, **shared}))
+            continue
+        split_sources = target.datasets() or [config.pool]
+        if any(d.split in (None, name) for d in split_sources):
+            side = "target" if target.datasets() else "pool"
+            raise UserError(
+                f'"{name}" is a split, but its rows would also be valued',
+                field="target.test",
+                mend=f"Set {side}.split to another split, or let target.test name a file.",
+            )
+        found += [d.model_copy(update={"split": name, "limit": limit}) for d in split_sources]
     return found
 
 
@@ -76,6 +108,9 @@ def forget_inputs() -> None:
 def check_devices(config: Config) -> None:
     """Raise UserError for a device that the config names and this machine lacks."""
     resolve_devices(config.execution.devices)
-    for section, setting in (("encoder", config.encoder), ("language_model", config.language_model)):
-        if setting.device != "auto":
-            check_device(setting.device, f"{section}.device")
+    devices = {"encoder": config.encoder.device, "language_model": config.language_model.device}
+    if config.finetune is not None:
+        devices["finetune"] = config.finetune.device
+    for section, device in devices.items():
+        if device != "auto":
+            check_device(device, f"{section}.device")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from nncift_core.config import Config
 from nncift_core.errors import HubUnreachable
 from nncift_core.hashing import content_hash, content_id
+from nncift_core.pipeline.downstream import check_student
 from nncift_core.pipeline.embed import embeddings_needed
 from nncift_core.pipeline.exact import label_counts
 from nncift_core.pipeline.inputs import Input, check_devices, read_inputs
@@ -35,17 +36,22 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
     """Counts and forecasts of a run over `workspace`, which need not exist.
 
     Keys: pool_rows, target_rows, rows_dropped, duplicates, pairs (rows x rows), exact_pairs
-    (distinct contents that are labelled or audited), forecast_seconds (from the costs recorded in
+    (distinct contents that are labelled or audited), test_rows, fine_tunes (models trained),
+    forecast_seconds (from the costs recorded in
     this workspace; None while a needed stage has none), forecast_disk_mb. Raises UserError as `run`,
     but a hub that cannot be reached only warns: nothing is needed from it yet.
     """
     inputs = read_inputs(config)
     check_devices(config)
+    try:
+        check_student(config)
+    except HubUnreachable as e:
+        logger.warning("%s", e)
     Workspace.check_usable(workspace)
     ws = Workspace(workspace)
     pool = [i for i in inputs if i.role == "pool"]
     targets = [i for i in inputs if i.role == "target"] or pool
-    rows, columns = _contents([i for i in inputs if i.role != "target"]), _contents(targets)
+    rows, columns = _contents([i for i in inputs if i.role in ("pool", "existing")]), _contents(targets)
     pool_rows, target_rows = (sum(len(i.examples) for i in side) for side in (pool, targets))
     pairs = len(rows) * len(columns)
     everything = config.influence.label_fraction >= 1
@@ -59,6 +65,7 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
         "exact-influence": exact,
         "estimate-influence": 0 if everything else pairs,
         "select": pool_rows,
+        **_downstream(config, [i for i in inputs if i.role == "test"], pool_rows),
     }
     return {
         "pool_rows": pool_rows,
@@ -67,8 +74,31 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
         "duplicates": sum(i.report.duplicates for i in inputs),
         "pairs": pool_rows * target_rows,
         "exact_pairs": exact,
+        "test_rows": sum(len(i.examples) for i in inputs if i.role == "test"),
+        "fine_tunes": _fine_tunes(config),
         "forecast_seconds": _seconds(items, ws),
         "forecast_disk_mb": _disk_mb(config, inputs, contents, exact + (0 if everything else pairs)),
+    }
+
+
+def _fine_tunes(config: Config) -> int:
+    """How many models a run trains: one per subset and seed; the subset's alone without held-out rows."""
+    if config.finetune is None:
+        return 0
+    rivals = len(set(config.evaluation.subsets) - {"base"}) if config.target.test else 0
+    return (1 + rivals) * len(config.training_seeds())
+
+
+def _downstream(config: Config, tests: list[Input], pool_rows: int) -> dict[str, int]:
+    """Items of the stages after selection, in the units of their costs."""
+    if config.finetune is None:
+        return {"fine-tune": 0, "evaluate": 0}
+    models = _fine_tunes(config)
+    evaluated = models + ("base" in config.evaluation.subsets)
+    texts = len(_contents(tests)) * len(config.evaluation.metrics)
+    return {
+        "fine-tune": models * config.selection.budget(pool_rows) * config.finetune.epochs,
+        "evaluate": evaluated * texts,
     }
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from nncift_core.config import Config
 from nncift_core.encoders import encoder_key
+from nncift_core.finetune import student_key
 from nncift_core.hashing import digest
 from nncift_core.influence.contract import Rows
 from nncift_core.influence.registry import function_key
@@ -28,11 +29,18 @@ class Keys:
 
     encoder: str
     function: str
+    student: str | None = None
+
+    def models(self) -> dict[str, str]:
+        """By role, for `run_key`; the student only where one is trained."""
+        found = {"encoder": self.encoder, "function": self.function}
+        return found | ({"student": self.student} if self.student else {})
 
 
 def keys_of(config: Config) -> Keys:
-    """Encoder key and function key of a config; raises UserError when a model cannot be found."""
-    return Keys(encoder_key(config.encoder, config.base_dir), function_key(config))
+    """Keys of encoder, function and student; raises UserError when a model cannot be found."""
+    trained = student_key(config) if config.finetune is not None else None
+    return Keys(encoder_key(config.encoder, config.base_dir), function_key(config), trained)
 
 
 def design_family(config: Config, keys: Keys) -> str:

@@ -202,6 +202,15 @@ class Dataset:
         pairs = [found[int(c)] for c in content_ids]
         return Texts(content_ids, tuple(p for p, _ in pairs), tuple(r for _, r in pairs))
 
+    def response_lengths(self) -> Int64:
+        """Characters of every row's response [rows]; reads block by block."""
+        length: dict[int, int] = {}
+        for block in self.blocks:
+            t = pq.read_table(block, columns=["content_id", "response"])
+            counts = pa.compute.utf8_length(t["response"]).to_pylist()
+            length.update(zip(t["content_id"].to_pylist(), counts, strict=True))
+        return np.array([length[c] for c in self.content_ids.tolist()], dtype=np.int64)
+
     def tasks(self) -> list[str]:
         """Target task of every row: its `task` column, else the data set's name."""
         return [t if t is not None else self.ref.dataset for t in self.rows["task"].to_pylist()]

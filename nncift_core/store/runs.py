@@ -63,7 +63,8 @@ class Attempt:
 
     def publish_result(self, result: dict[str, Any]) -> None:
         """Make the run's result visible to the views, in one step."""
-        write_json(self.folder / "result.json", {**result, "attempt": self.number, "published_at": now()})
+        stamped = {**result, "attempt": self.number, "published_at": now()}
+        write_json(self.ws.result_file(self.run_id), stamped)
 
 
 @contextlib.contextmanager
@@ -134,7 +135,7 @@ def read_costs(ws: Workspace, run_id: str | None = None) -> list[dict[str, Any]]
 
 def read_result(ws: Workspace, run_id: str) -> dict[str, Any] | None:
     """The published result of a run, or None."""
-    path = ws.run_dir(run_id) / "result.json"
+    path = ws.result_file(run_id)
     if not path.is_file():
         return None
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

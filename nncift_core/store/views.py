@@ -26,6 +26,7 @@ TABLES = {
  role VARCHAR, predictor VARCHAR, n_pairs BIGINT, mse DOUBLE, r2 DOUBLE, pearson DOUBLE, spearman DOUBLE,
  spearman_per_target DOUBLE, recall_at_k DOUBLE, lower DOUBLE, upper DOUBLE, verdict VARCHAR""",
     "selection": "run_id VARCHAR, rank BIGINT, train_id BIGINT, gain DOUBLE, score DOUBLE",
+    "subsets": "run_id VARCHAR, subset VARCHAR, seed BIGINT, train_id BIGINT",
     "evaluation": """run_id VARCHAR, function VARCHAR, subset VARCHAR, model VARCHAR, mode VARCHAR,
  task VARCHAR, metric VARCHAR, value DOUBLE, lower DOUBLE, upper DOUBLE, seed BIGINT, fraction DOUBLE,
  n_train BIGINT, n_tokens BIGINT, n_rows BIGINT""",
@@ -77,6 +78,13 @@ def connect(ws: Workspace, run: str | None = None, sql: str | None = None) -> du
     con.execute("SET enable_external_access = false")
     con.execute("SET lock_configuration = true")
     return con
+
+
+def rows_table(view: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """The rows of a result view as a table with the view's columns; keys that it lacks are left out."""
+    types = {"VARCHAR": pa.large_string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64()}
+    columns = [c.split() for c in TABLES[view].split(",")]
+    return pa.table({name: pa.array([r[name] for r in rows], types[type_]) for name, type_ in columns})
 
 
 class _Files:

@@ -18,7 +18,8 @@ DEFAULT = "nncift-workspace"
 class Workspace:
     """A folder with a format mark; `create` makes it, `open` demands it.
 
-    Folders: datasets/ embeddings/ exact/ designs/ estimators/ estimates/ runs/ locks/ prefect/ tmp/.
+    Folders: datasets/ embeddings/ exact/ designs/ estimators/ estimates/ adapters/
+    evaluations/ runs/ locks/ prefect/ tmp/.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -117,6 +118,22 @@ class Workspace:
     def estimate_dir(self, estimator_key: str) -> Path:
         """Estimated tiles of one estimator."""
         return self.root / "estimates" / estimator_key[:16]
+
+    def adapter_dir(self, fine_tune_key: str) -> Path:
+        """One fine-tuned adapter and what it was trained on."""
+        return self.root / "adapters" / fine_tune_key[:16]
+
+    def evaluation_file(self, key: str) -> Path:
+        """Scores of one model on one set of held-out rows."""
+        return self.root / "evaluations" / f"{key[:16]}.parquet"
+
+    def result_file(self, run_id: str) -> Path:
+        """What a run published for its views."""
+        return self.run_dir(run_id) / "result.json"
+
+    def report_file(self, run_id: str) -> Path:
+        """The report of a run."""
+        return self.run_dir(run_id) / "report.html"
 
     def run_dir(self, run_id: str) -> Path:
         """Attempts, costs, results and subset of one run."""

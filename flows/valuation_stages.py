@@ -1,0 +1,152 @@
+"""The stages of a valuation in order, from embeddings to the report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from flows import artifacts
+from flows.downstream import Downstream
+from flows.stages import Stages
+from nncift_core.hashing import digest
+from nncift_core.pipeline.assess import assessed
+from nncift_core.pipeline.embed import embeddings_needed, plan_embed
+from nncift_core.pipeline.estimate import estimator_key, find_estimator, plan_estimate
+from nncift_core.pipeline.exact import ExactPlan, plan_exact
+from nncift_core.pipeline.result import result_record, run_facts
+from nncift_core.store.files import read_manifest
+from nncift_core.store.references import EstimatorRef
+from nncift_core.store.runs import Attempt, intact
+from tasks import downstream as downstream_tasks
+from tasks import stages
+from tasks.job import Job
+from tasks.progress import say
+from tasks.running import cached, run_shards
+
+
+class Valuation(Stages):
+    """The stages after ingest, in order; each records its cost as soon as it is over."""
+
+    def __init__(self, job: Job, attempt: Attempt, command: str) -> None:
+        super().__init__(job, attempt)
+        self.command = command
+        self.comparison: list[dict[str, Any]] = []
+
+    def run(self) -> dict[str, Any]:
+        """All stages; returns the fields of `ValuationResult`."""
+        if embeddings_needed(self.config):
+            self._embed()
+        plan = self._exact()
+        estimator, quality = (None, []) if self.problem.all_exact else self._estimate(plan)
+        record = self._publish(plan, estimator, quality, self._select(estimator))
+        if self.config.finetune is not None:
+            downstream = Downstream(self.job, self.attempt).run(record["tables"]["selection"])
+            record["tables"] |= downstream.tables
+            record["facts"] |= downstream.facts
+            self.comparison = downstream.comparison
+            self.attempt.publish_result(record)
+        return self._result(record, quality, self._report())
+
+    def _report(self) -> str:
+        start = time.monotonic()
+        key = digest(["report", self.run_id, self.attempt.number])
+        path, _ = cached(self.job, downstream_tasks.report, key, lambda v: False, self.run_id)
+        self.cost("report", "cpu", 1, 1, time.monotonic() - start)
+        return str(path)
+
+    def _embed(self) -> None:
+        shards, total = plan_embed(self.problem)
+        missing = sum(len(s.content_ids) for s in shards)
+        with self.stage("embed", total, missing, "texts"):
+            run_shards(self.job, stages.embed, [asdict(s) for s in shards])
+        self.problem.vectors.refresh()
+
+    def _exact(self) -> ExactPlan:
+        plan = plan_exact(self.problem)
+        with self.stage("exact-influence", plan.pairs, plan.missing, "pairs"):
+            run_shards(self.job, stages.exact_influence, [asdict(s) for s in plan.shards if s.missing])
+        return plan_exact(self.problem)
+
+    def _estimate(self, plan: ExactPlan) -> tuple[EstimatorRef, list[dict[str, Any]]]:
+        key = estimator_key(self.problem, plan)
+        ref = find_estimator(self.problem, key)
+        with self.stage("train-influence-network", 1, 0 if ref else 1, "network"):
+            if ref is None:
+                value, _ = cached(
+                    self.job,
+                    stages.train_influence_network,
+                    key,
+                    lambda v: find_estimator(self.problem, key) is not None,
+                )
+                ref = EstimatorRef.model_validate(value)
+        shards = plan_estimate(self.problem, ref)
+        missing = sum(s.missing for s in shards)
+        total = len(self.problem.rows) * len(self.problem.columns)
+        reference = ref.model_dump(mode="json")
+        with self.stage("estimate-influence", total, missing, "pairs"):
+            wanted = [asdict(s) for s in shards if s.missing]
+            run_shards(self.job, stages.estimate_influence, wanted, reference)
+        assess_key = digest(["assess", 2, key, *assessed(self.problem, plan)])
+        quality, _ = cached(self.job, stages.assess, assess_key, lambda v: True, reference)
+        return ref, quality
+
+    def _select(self, ref: EstimatorRef | None) -> dict[str, Any]:
+        run_id = self.attempt.run_id
+        exact = self.problem.exact_store.files(self.problem.rows)
+        key = digest(["select", 2, run_id, ref.key if ref else None, exact])
+        start = time.monotonic()
+
+        def there(value: dict[str, Any]) -> bool:
+            subset = read_manifest(self.ws.root / value["subset"])
+            files = [*value["tables"].values(), value["subset"]]
+            return subset is not None and subset.key == key and all(intact(self.ws, f) for f in files)
+
+        reference = ref.model_dump(mode="json") if ref else None
+        chosen, fresh = cached(self.job, stages.select, key, there, run_id, reference)
+        rows, seconds = len(self.problem.pool.content_ids), time.monotonic() - start
+        self.cost("select", "cpu", rows, rows if fresh else 0, seconds)
+        facts = chosen["facts"]
+        say(f"select: {facts['budget']:,} of {rows:,} rows by {facts['rule']} in {seconds:.1f} s")
+        result: dict[str, Any] = chosen
+        return result
+
+    def _publish(
+        self, plan: ExactPlan, ref: EstimatorRef | None, quality: list[dict[str, Any]], chosen: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Make subset and values visible now: whatever fails later, they stay."""
+        tables = dict(chosen["tables"])
+        tables["estimator_quality"] = self.publish_rows(
+            "estimator_quality",
+            digest([self.run_id, quality]),
+            [{"run_id": self.run_id, **q} for q in quality],
+            producer="assess-estimator",
+            parents=(ref.path,) if ref else (),
+        )
+        facts = {**chosen["facts"], **run_facts(self.problem, plan, chosen["facts"]["exact_pairs_used"])}
+        facts |= {"subset": chosen["subset"]}
+        facts |= {"command": self.command} if self.command else {}
+        record = result_record(self.problem, self.run_id, ref, tables, facts)
+        self.attempt.publish_result(record)
+        return record
+
+    def _result(self, record: dict[str, Any], quality: list[dict[str, Any]], report: str) -> dict[str, Any]:
+        """The fields of `ValuationResult`."""
+        facts, costs = record["facts"], self.attempt.costs()
+        artifacts.publish(self.problem, self.attempt, record, quality, self.comparison, costs)
+        adapter = facts.get("adapter")
+        return {
+            "run_id": self.run_id,
+            "attempt": self.attempt.number,
+            "workspace": str(self.ws.root),
+            "subset": str(self.ws.root / facts["subset"]),
+            "report": str(self.ws.root / report),
+            "adapter": str(self.ws.root / adapter) if adapter else None,
+            "selected": facts["budget"],
+            "pool_rows": len(self.problem.pool.content_ids),
+            "target_rows": len(self.problem.target_contents),
+            "quality": quality,
+            "comparison": self.comparison,
+            "costs": costs,
+            "facts": facts,
+        }

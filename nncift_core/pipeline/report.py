@@ -1,0 +1,62 @@
+"""Writing the report of a run into its workspace."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from nncift_core.errors import UserError
+from nncift_core.hashing import digest
+from nncift_core.report import render
+from nncift_core.store.files import publish, void, write_atomic
+from nncift_core.store.runs import resolve_runs
+from nncift_core.store.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Report:
+    """A written report: whose, and where."""
+
+    run_id: str
+    path: Path
+
+
+def report_of(ws: Workspace, run: str | None) -> Report:
+    """Write the report of a run anew (None: the latest with a result; a unique prefix will do).
+
+    Raises UserError when there is no such run, or none with a result.
+    """
+    if run == "all":
+        raise UserError("a report is about one run", field="--run", mend="Give a run id.")
+    found = resolve_runs(ws, run)
+    if not found:
+        raise UserError(
+            "no finished run here", file=ws.root, mend="Run `nncift run CONFIG` first, or give another --run."
+        )
+    return Report(found[0], ws.root / write_report(ws, found[0]))
+
+
+def copy_report(report: Report, output: Path) -> None:
+    """Write the report to a file of the user's; raises UserError when it cannot be written."""
+    try:
+        write_atomic(output, lambda part: void(shutil.copyfile(report.path, part)))
+    except OSError as e:
+        raise UserError(
+            f"cannot be written ({e.strerror})", file=output, mend="Give another --output."
+        ) from None
+
+
+def write_report(ws: Workspace, run_id: str) -> str:
+    """Render the report from the run's views and publish it; returns its relative path."""
+    page = render(ws, run_id)
+    path = ws.report_file(run_id)
+
+    def write(part: Path) -> None:
+        void(part.write_text(page, encoding="utf-8"))
+
+    publish(
+        ws.root, path, write, kind="report", key=digest(page), rows=1, producer="report",
+        parents=(ws.relative(ws.result_file(run_id)),),
+    )  # fmt: skip
+    return ws.relative(path)
