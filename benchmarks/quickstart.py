@@ -1,4 +1,4 @@
-"""The quickstart twice in a fresh workspace: seconds, peak memory, reuse, and whether subsets agree.
+"""The quickstart twice in a fresh workspace: seconds, peak memory, reuse, gains, same subset or not.
 
 Run: python benchmarks/quickstart.py   (a Prefect server is started and left as the command leaves it)
 """
@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from machine import machine
 
 
-def run(workspace: Path) -> tuple[dict[str, object], float, float]:
+def run(workspace: Path) -> tuple[dict[str, Any], float, float]:
     """One `nncift quickstart`: its result, seconds, and peak resident memory in MB."""
     command = [str(Path(sys.executable).with_name("nncift")), "quickstart", "-w", str(workspace), "--json"]
     start = time.perf_counter()
@@ -36,10 +37,22 @@ def main() -> None:
         results = []
         for name in ("first", "again"):
             result, seconds, peak = run(Path(folder) / "ws")
-            computed = {c["stage"]: c["computed"] for c in result["costs"]}  # type: ignore[attr-defined]
-            print(f"{name}: {seconds:.0f} s, peak {peak:,.0f} MB, computed {computed}")
-            results.append(Path(str(result["subset"])).read_bytes())
-        print("same subset" if results[0] == results[1] else "DIFFERENT SUBSETS")
+            print(f"{name}: {seconds:.0f} s in all, peak {peak:,.0f} MB; the main job:")
+            for c in result["costs"]:
+                print(
+                    f"  {c['stage']:24} {c['computed']:>8,} of {c['items']:>8,} computed {c['seconds']:7.1f} s"
+                )
+            results.append((Path(result["subset"]).read_bytes(), result["comparison"]))
+        show_comparison(results[0][1])
+        print("same subset and figures" if results[0] == results[1] else "DIFFERENT RESULTS")
+
+
+def show_comparison(rows: list[dict[str, Any]]) -> None:
+    """Gains of the selected subset over every rival on the held-out rows."""
+    for c in rows:
+        figures = f"{c['value']:.4f} against {c['against_value']:.4f}, gain {c['gain']:+.4f}"
+        interval = f"90 % {c['lower']:+.4f}..{c['upper']:+.4f}"
+        print(f"{c['metric']:7} {c['against']:14} {figures}, {interval}: {c['verdict']}")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def _check_reads_only(sql: str) -> None:
     kind = statements[0].type.name
     if kind != "SELECT":
         raise UserError(f"{kind} is refused: queries are read-only", field="SQL", mend=_MEND)
-    tree = duckdb.connect().execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
+    with duckdb.connect() as con:
+        tree = con.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
     writes = re.search(r'"type":"(DELETE|INSERT|UPDATE|MERGE)[A-Z_]*"', str(tree))
     if writes:
         raise UserError(f"{writes[1]} is refused: queries are read-only", field="SQL", mend=_MEND)

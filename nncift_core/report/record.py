@@ -1,0 +1,121 @@
+"""The sections for who wants to check: warnings, other runs, how the run was made."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nncift_core.config_toml import to_toml
+from nncift_core.report import queries
+from nncift_core.report.blocks import Code, Items, Pre, Section, Sentence, mood, say, table, value
+from nncift_core.report.queries import Reader
+from nncift_core.text import clip, visible
+
+CONFIG, COMMAND = 20_000, 2_000
+NOTES = {
+    "dropped_rows": "{} rows were dropped as bad (on_bad_rows).",
+    "duplicates": "{} rows repeat an earlier row; they stay rows and share its values.",
+    "truncated_sequences": "{} sequences did not fit the model’s context and were cut.",
+    "truncated_targets": "{} target rows alone do not fit the model’s context.",
+    "truncated_texts": "{} texts were longer than the encoder’s limit and were cut for embedding.",
+    "truncated_training_rows": "{} rows were cut to the student’s context for training, over all its models.",
+    "truncated_rows": "{} times a held-out row was cut to the student’s context.",
+    "unfinished_answers": "{} generated answers were stopped at max_new_tokens.",
+    "empty_references": "{} times a reference had no letters a-z or digits, so its ROUGE is zero.",
+    "test_rows_in_pool": "{} held-out rows are also in the pool: the comparison flatters whoever picks them.",
+    "test_rows_in_target": "{} held-out rows are also among the rows valued against.",
+    "exact_pairs_from_other_runs": "{} exact values come from other runs of this workspace.",
+}
+
+
+def warnings(r: Reader) -> Section:
+    """What a reader should doubt."""
+    facts = r.ask(queries.FACTS)
+    known = {row["fact"]: row["value"] for row in facts.rows}
+    found = [
+        say(text, value(facts.where("fact", fact), "value", "int"))
+        for fact, text in NOTES.items()
+        if known.get(fact)
+    ]
+    if known.get("labels_kept_from_earlier_run"):
+        found.append(say("Labels and estimator of an earlier run were kept (the pool changed little)."))
+    found += _weak_estimates(r) + _weak_gains(r)
+    idle = r.ask(queries.IDLE)
+    if idle.first["idle"]:
+        found.append(
+            say(
+                "{} of the picks added nothing to the objective; a smaller subset covers as much.",
+                value(idle, "idle", "int"),
+            )
+        )
+    section = Section("warnings", "Warnings")
+    section.blocks = [Items(tuple(found)) if found else say("None.")]
+    return section
+
+
+def _weak_estimates(r: Reader) -> list[Sentence]:
+    """A line per quadrant whose estimates earn no trust."""
+    verdicts = r.ask(queries.VERDICTS)
+    lines = []
+    for row in verdicts.rows:
+        one = verdicts.where("quadrant", row["quadrant"])
+        if mood(row["verdict"]) != "good":
+            line = say("The estimates of {} by {}:", value(one, "quadrant"), value(one, "predictor"))
+            lines.append(Sentence(line.parts, mood(row["verdict"]), value(one, "verdict")))
+    return lines
+
+
+def _weak_gains(r: Reader) -> list[Sentence]:
+    """The head's comparison, when it is no clear win."""
+    found = r.ask(queries.COMPARISON)
+    if not found.rows or mood(found.first["verdict"]) == "good":
+        return []
+    line = say("The selected rows against “{}” by {}:", value(found, "rival"), value(found, "measure"))
+    return [Sentence(line.parts, mood(found.first["verdict"]), value(found, "verdict"))]
+
+
+def other_runs(r: Reader) -> Section:
+    """Runs of the same workspace that valued rows of this pool."""
+    section = Section("other-runs", "Other runs on this pool")
+    found = r.ask_all(queries.other_runs(r.run_id))
+    if not found.rows:
+        section.blocks = [say("No other run of this workspace has valued rows of this pool.")]
+        return section
+    section.blocks = [
+        say(
+            "Another function or target wants another subset. Shared: how many of its picks are also picks "
+            "of this run."
+        ),
+        table(found, "run", "function", "targets", "same pool rows:int", "chosen:int", "shared:int"),
+    ]
+    return section
+
+
+def made(r: Reader) -> Section:
+    """All that is needed to do it again, and where the files lie."""
+    section = Section("made", "How it was made")
+    attempt, facts = r.ask(queries.ATTEMPT), r.ask(queries.FACTS)
+    command, subset = facts.where("fact", "command"), facts.where("fact", "subset")
+    if command.rows:
+        section.blocks += [say("The command:"), Pre(visible(clip(command.first["text"], COMMAND)))]
+    if subset.rows:
+        section.blocks.append(say("The subset, inside the workspace’s folder: {}.", value(subset, "text")))
+    if attempt.rows:
+        config, versions = (json.loads(attempt.first[name]) for name in ("config", "versions"))
+        width = max((len(name) for name in versions), default=0)
+        lines = "\n".join(f"{name:<{width}}  {version}" for name, version in sorted(versions.items()))
+        section.blocks += [
+            say("The config with every default, as TOML, and the versions of what could change a value:"),
+            Pre(visible(clip(to_toml(_as_written(config)), CONFIG)), "config"),
+            Pre(visible(lines), "versions"),
+        ]
+    section.blocks += [
+        say("Files of the workspace by kind; {} names each with its parents.", Code("lineage")),
+        table(r.ask(queries.LINEAGE), "kind", "files:int", folded="files by kind"),
+    ]
+    return section
+
+
+def _as_written(config: dict[str, Any]) -> dict[str, Any]:
+    """A config's dump as a person may write it: an evaluation without a model to train is refused."""
+    return {k: v for k, v in config.items() if k != "evaluation" or config.get("finetune") is not None}
