@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKSPACE ?= quickstart-workspace
 
-.PHONY: help quickstart test test-heavy lint bench install clean
+.PHONY: help quickstart test test-heavy test-browser screenshots lint bench install clean
 
 help:
 	@echo "make quickstart   value the built-in pool (no network beyond package installation)"
 	@echo "make test         the test suite"
 	@echo "make test-heavy   whole valuations against a real server: kills, appends, the quickstart"
+	@echo "make test-browser the part of test-heavy that looks at pages in Chromium"
+	@echo "make screenshots  the pictures in docs/images, of the quickstart"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        every benchmark that README and docs quote"
 
@@ -32,6 +34,14 @@ test: $(STAMP)
 
 test-heavy: $(STAMP)
 	$(BIN)/python -m pytest -m heavy tests
+
+test-browser: $(STAMP)
+	$(BIN)/python -m pytest -m browser tests
+
+# Minutes: it values the built-in pool first.
+screenshots: $(STAMP)
+	NNCIFT_REQUIRE_BROWSER=1 NNCIFT_SCREENSHOTS=docs/images \
+	  $(BIN)/python -m pytest -m browser -k screenshots tests/browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -39,9 +39,8 @@ def main() -> None:
             result, seconds, peak = run(Path(folder) / "ws")
             print(f"{name}: {seconds:.0f} s in all, peak {peak:,.0f} MB; the main job:")
             for c in result["costs"]:
-                print(
-                    f"  {c['stage']:24} {c['computed']:>8,} of {c['items']:>8,} computed {c['seconds']:7.1f} s"
-                )
+                counts = f"{c['computed']:>8,} of {c['items']:>8,} computed"
+                print(f"  {c['stage']:24} {counts} {c['seconds']:7.1f} s")
             results.append((Path(result["subset"]).read_bytes(), result["comparison"]))
         show_comparison(results[0][1])
         print("same subset and figures" if results[0] == results[1] else "DIFFERENT RESULTS")

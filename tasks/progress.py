@@ -131,7 +131,7 @@ class _Bar(_View):
 
 
 def _bars(console: Console, name: str, total: int, unit: str) -> Progress:
-    """Columns that fit the console: the bar gives way first, then the name's end, then the whole bar."""
+    """Columns that fit the console: the bar gives way first, then the name's end; numbers stay whole."""
     count, gaps = 2 * len(f"{total:,}") + 1 + len(unit) + 1, 4
     room = console.width - (len(name) + count + RATE + LEFT + gaps)
     bar = min(max(room, BAR[0]), BAR[1])
@@ -144,7 +144,7 @@ def _bars(console: Console, name: str, total: int, unit: str) -> Progress:
 
     columns = (
         text("{task.description}", shown),
-        *([BarColumn(bar_width=bar)] if room + len(name) >= shown + bar else []),
+        BarColumn(bar_width=bar),
         text("{task.fields[stage].done:,}/{task.fields[stage].total:,} {task.fields[stage].unit}"),
         text("{task.fields[stage].rate}"),
         text("{task.fields[stage].left}"),

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import shutil
-import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -17,45 +13,9 @@ import pytest
 from conftest import Project, free_port
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from flows import doctor
-from flows.doctor import Check, Probe, check, examine, show
+from flows.doctor import Check, check, machine, packages, requirements, show
+from flows.doctor.core import Probe, examine
 from nncift_core.errors import IntegrityError, UserError
-
-
-@pytest.fixture
-def closed(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The model hub is a port where nobody listens."""
-    url = f"http://127.0.0.1:{free_port()}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    return url
-
-
-@pytest.fixture
-def answering() -> Iterator[Callable[[int], str]]:
-    """Starts web servers that answer everything with a status; gives their addresses."""
-    started = []
-
-    def start(status: int) -> str:
-        class Answer(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.send_response(status)
-                self.end_headers()
-
-            do_GET = do_HEAD
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        started.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in started:
-        server.shutdown()
-        server.server_close()
 
 
 def only(checks: list[Check]) -> Check:
@@ -78,11 +38,14 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setattr(doctor, "CHECKOUT", tmp_path / "no-checkout")
+    monkeypatch.setattr(requirements, "CHECKOUT", tmp_path / "no-checkout")
     return folder
 
 
-def test_every_check_of_this_machine(tmp_path: Path, closed: str) -> None:
+def test_every_check_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The model hub is a port where nobody listens.
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with temporary_settings({PREFECT_HOME: tmp_path / "prefect"}, restore_defaults={PREFECT_API_URL}):
         checks = check(tmp_path / "ws")
     found = {c.name: c for c in checks}
@@ -123,7 +86,7 @@ def test_absent_and_wrong_packages_each_have_their_command(site: Path) -> None:
     distribution(site, "fine", "2.0+cpu")
     requires = ("too_new<0.151", "fine>=1,<3", "no-such-package>=7", 'no-tool>=1; extra == "dev"')
     distribution(site, "nncift", "0.1.0", *requires, 'elsewhere; sys_platform == "no-system"')
-    wrong, absent = doctor._packages()
+    wrong, absent = packages.check_packages()
     assert (wrong.name, wrong.status) == ("package too_new", "problem")
     assert wrong.found == "0.151.0 is installed, <0.151 is wanted"
     assert wrong.mend == f"{sys.executable} -m pip install 'too_new<0.151'"
@@ -133,7 +96,7 @@ def test_absent_and_wrong_packages_each_have_their_command(site: Path) -> None:
         "not installed",
     )
     assert wrong.needed and absent.needed
-    tools = only(doctor._test_tools())
+    tools = only(packages.check_test_tools())
     assert (tools.status, tools.needed) == ("missing", False)
     assert tools.mend.endswith("install 'no-tool>=1'")
 
@@ -143,25 +106,26 @@ def test_a_checkout_that_requires_more_than_was_installed(
 ) -> None:
     distribution(site, "fine", "2.0")
     distribution(site, "nncift", "0.1.0", "fine>=1")
-    assert [c.status for c in doctor._packages()] == ["ok"]
+    assert [c.status for c in packages.check_packages()] == ["ok"]
     text = '[project]\nname = "nncift"\ndependencies = ["fine>=1", "newly-wanted"]\n'
     (tmp_path / "pyproject.toml").write_text(text)
-    monkeypatch.setattr(doctor, "CHECKOUT", tmp_path)
-    newly, stale = doctor._packages()
+    monkeypatch.setattr(requirements, "CHECKOUT", tmp_path)
+    newly, stale = packages.check_packages()
     assert (newly.name, newly.status, newly.needed) == ("package newly-wanted", "missing", True)
     assert (stale.name, stale.status, stale.needed) == ("package nncift", "problem", False)
     assert stale.mend.endswith(f"pip install -e {tmp_path}")
     (tmp_path / "pyproject.toml").write_text(text.replace('"nncift"', '"other"'))
-    assert [c.status for c in doctor._packages()] == ["ok"]
+    assert [c.status for c in packages.check_packages()] == ["ok"]
 
 
 def test_an_environment_without_pip_gets_a_command_of_uv(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
-    assert doctor.install("fastapi<0.151") == f"uv pip install --python {sys.executable} 'fastapi<0.151'"
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    command = requirements.install("fastapi<0.151")
+    assert command == f"uv pip install --python {sys.executable} 'fastapi<0.151'"
 
 
 def test_an_old_python() -> None:
-    found = only(doctor._python((3, 10, 4)))
+    found = only(machine.check_python((3, 10, 4)))
     assert (found.status, found.needed) == ("problem", True)
     assert "3.10.4" in found.found and "3.11 or newer" in found.mend
 
@@ -225,21 +189,21 @@ def test_gpus_are_named_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> No
     # No test machine has a GPU: what torch would say of two of them.
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda name: Gpu)
-    found = [(c.name, c.found) for c in doctor._devices()]
+    found = [(c.name, c.found) for c in machine.check_devices()]
     assert found[:2] == [("device cuda:0", "Some GPU, 80.0 GiB"), ("device cuda:1", "Some GPU, 80.0 GiB")]
     assert found[-1][0] == "device cpu"
 
 
 def test_a_gpu_that_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = tmp_path / "version"
-    assert doctor._idle_gpu(None, 0, driver) == []
+    assert machine.idle_gpu(None, 0, driver) == []
     driver.write_text("NVRM version")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert doctor._idle_gpu("12.8", 1, driver) == []
-    assert "--force-reinstall 'torch" in only(doctor._idle_gpu(None, 0, driver)).mend
-    assert only(doctor._idle_gpu("12.8", 0, driver)).mend == "nvidia-smi"
+    assert machine.idle_gpu("12.8", 1, driver) == []
+    assert "--force-reinstall 'torch" in only(machine.idle_gpu(None, 0, driver)).mend
+    assert only(machine.idle_gpu("12.8", 0, driver)).mend == "nvidia-smi"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    found = only(doctor._idle_gpu("12.8", 0, driver))
+    found = only(machine.idle_gpu("12.8", 0, driver))
     assert (found.status, found.needed, found.mend) == ("problem", False, "unset CUDA_VISIBLE_DEVICES")
 
 
@@ -253,126 +217,34 @@ def control_group(folder: Path, limit: str, current: int, inactive_file: int) ->
 def test_memory_heeds_the_limits_of_control_groups(tmp_path: Path) -> None:
     root, own, mib = tmp_path / "cgroup", tmp_path / "own", 1024**2
     own.write_text("0::/user.slice/job\n")
-    free = only(doctor._memory(tmp_path / "none", own)).found
+    free = only(machine.check_memory(tmp_path / "none", own)).found
     control_group(root, "max", 0, 0)
-    assert only(doctor._memory(root, own)).found.split(",")[0] == free.split(",")[0]
+    assert only(machine.check_memory(root, own)).found.split(",")[0] == free.split(",")[0]
     control_group(root / "user.slice", str(1024 * mib), 900 * mib, 388 * mib)
     control_group(root / "user.slice" / "job", "max", 0, 0)
-    found = only(doctor._memory(root, own))
+    found = only(machine.check_memory(root, own))
     assert found.found == "1.0 GiB (a limit of its control group), 0.5 GiB available: little"
     assert (found.status, found.needed) == ("problem", False)
     # In a container the limit stands at the root, whatever the path says.
     control_group(root, str(512 * mib), 512 * mib, 256 * mib)
     own.write_text("0::/host/only\n")
-    assert only(doctor._memory(root, own)).found.endswith(", 0.2 GiB available: little")
+    assert only(machine.check_memory(root, own)).found.endswith(", 0.2 GiB available: little")
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert only(doctor._disk(tmp_path / "a" / "b")).found.endswith(f" free at {tmp_path}")
+    assert only(machine.check_disk(tmp_path / "a" / "b")).found.endswith(f" free at {tmp_path}")
     real = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: real._replace(free=700 * 1024**2))
-    found = only(doctor._disk(tmp_path))
+    found = only(machine.check_disk(tmp_path))
     assert (found.status, found.needed) == ("problem", True)
     assert found.found == f"only 700 MiB free at {tmp_path}"
 
 
 def test_a_folder_in_other_use_is_no_workspace(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("mine")
-    found = only(examine(Probe("workspace", lambda: doctor._workspace(tmp_path), True)))
+    found = only(examine(Probe("workspace", lambda: machine.check_workspace(tmp_path), True)))
     assert (found.status, found.mend) == ("problem", "Choose an empty or new folder.")
     assert "no nncift workspace" in found.found
-
-
-def test_a_configured_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    url = f"127.0.0.1:{free_port()}/api"
-    with temporary_settings({PREFECT_API_URL: f"http://user:secret@{url}"}):
-        found = only(examine(Probe("prefect server", doctor._server, False)))
-    assert (found.status, found.needed) == ("problem", False)
-    assert found.found.startswith(f"nothing answers at http://{url} (PREFECT_API_URL)")
-    assert found.mend == "prefect config unset --yes PREFECT_API_URL"
-
-
-def test_a_server_that_accepts_and_stays_silent_does_not_hold_the_doctor(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(doctor, "NETWORK_SECONDS", 0.2)
-    with socket.socket() as mute:
-        mute.bind(("127.0.0.1", 0))
-        mute.listen()
-        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
-        with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
-            assert only(examine(Probe("prefect server", doctor._server, False))).found.startswith("nothing")
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        assert "Timeout" in only(examine(Probe("model hub", doctor._hub, False))).found
-
-
-def test_a_server_that_runs(prefect_env: dict[str, str]) -> None:
-    ui = f"http://127.0.0.1:{prefect_env['NNCIFT_SERVER_PORT']}"
-    with temporary_settings({PREFECT_API_URL: f"{ui}/api"}):
-        assert only(doctor._server()).found == f"{ui}/api (PREFECT_API_URL) answers"
-    home = {PREFECT_HOME: Path(prefect_env["PREFECT_HOME"])}
-    with temporary_settings(home, restore_defaults={PREFECT_API_URL}):
-        found = only(examine(Probe("prefect server", doctor._server, False)))
-    assert (found.status, found.found) == ("ok", f"runs at {ui}")
-
-
-def test_a_hub_that_cannot_be_reached(closed: str) -> None:
-    found = only(doctor._hub())
-    assert (found.status, found.needed) == ("missing", False)
-    assert closed in found.found and "ConnectError" in found.found
-    for part in ("local model folders", 'model = "builtin"', "HF_HUB_OFFLINE=1"):
-        assert part in found.mend
-
-
-@pytest.mark.parametrize(
-    ("status", "expected"), [(200, "ok"), (401, "ok"), (403, "missing"), (502, "missing")]
-)
-def test_a_hub_is_judged_by_its_answer(
-    closed: str,
-    answering: Callable[[int], str],
-    monkeypatch: pytest.MonkeyPatch,
-    status: int,
-    expected: str,
-) -> None:
-    url = answering(status)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url.replace("//", "//user:secret@"))
-    found = only(doctor._hub())
-    assert found.status == expected
-    assert url in found.found and "secret" not in found.found
-
-
-def test_offline_mode_asks_nobody(closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert only(doctor._hub()).status == "ok"
-
-
-def test_the_token_is_found_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    found = only(doctor._token())
-    assert (found.status, found.mend, found.needed) == ("missing", "hf auth login", False)
-    (tmp_path / "token").write_text("hf_verysecret")
-    found = only(doctor._token())
-    assert found.status == "ok" and "secret" not in str(asdict(found))
-
-
-def test_programs_are_looked_for_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    browser, git = only(doctor._browser()), only(doctor._git())
-    assert (browser.status, browser.needed, git.status) == ("missing", False, "missing")
-    assert browser.found.startswith("no chromium and no chromedriver")
-    assert browser.mend == "apt-get install -y chromium chromium-driver"
-    for name in ("google-chrome", "git"):
-        (tmp_path / name).write_text("#!/bin/sh\n")
-        (tmp_path / name).chmod(0o755)
-    assert only(doctor._browser()).found.startswith("no chromedriver;")
-    assert only(doctor._git()).found == str(tmp_path / "git")
-    (tmp_path / "chromedriver").write_text("#!/bin/sh\n")
-    (tmp_path / "chromedriver").chmod(0o755)
-    assert only(doctor._browser()).status == "ok"
 
 
 def test_the_table_fits_and_mends_can_be_copied_whole(

@@ -1,0 +1,93 @@
+"""A fine-tuning in a process of its own: same result, told errors, a certain end, one GPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from finetune.small import ROWS, Trained, job, rows_of, same, tuned
+
+from nncift_core.errors import RunError, UserError
+from nncift_core.finetune.process import child_env, child_spec, fine_tune_apart
+
+
+def test_a_process_of_its_own_gives_the_same_adapter(trained: Trained, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    done, weights = tuned(tmp_path / "a", by=fine_tune_apart, progress=lambda a, b: steps.append((a, b)))
+    assert same(weights, trained[1]) and done == trained[0]
+    shapes = [(folder / "adapter_config.json").read_bytes() for folder in (trained[2], tmp_path / "a")]
+    assert shapes[0] == shapes[1]
+    assert steps == [(k, 6) for k in range(1, 7)]
+
+
+def test_its_user_errors_come_through(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="example 1000, pool row 0") as e:
+        tuned(tmp_path / "a", rows=rows_of([("p", "")]), by=fine_tune_apart)
+    assert e.value.what.startswith("1 of 1") and e.value.mend.startswith("Give these rows")
+
+
+def test_its_death_is_told_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", str(tmp_path / "nowhere"))
+    with pytest.raises(RunError, match=r"(?s)ended with code.*encodings"):
+        tuned(tmp_path / "a", by=fine_tune_apart)
+
+
+def children() -> list[psutil.Process]:
+    found = psutil.Process().children(recursive=True)
+    return [p for p in found if "nncift_core.finetune" in p.cmdline()]
+
+
+def test_it_ends_when_its_caller_gives_up(tmp_path: Path) -> None:
+    alive: list[int] = []
+
+    def give_up(_done: int, _total: int) -> None:
+        alive.append(len(children()))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tmp_path / "a", job(epochs=100_000), by=fine_tune_apart, progress=give_up)
+    assert alive == [1] and children() == []
+
+
+def test_it_ends_when_its_callers_end_of_the_pipe_closes(tmp_path: Path) -> None:
+    """As happens when the caller is killed: stdin is at its end from the start here."""
+    folder, spec, result = tmp_path / "a", tmp_path / "spec.json", tmp_path / "result.json"
+    folder.mkdir()
+    spec.write_text(json.dumps(child_spec(job(), ROWS, 0, "cpu", folder)), encoding="utf-8")
+    command = [sys.executable, "-m", "nncift_core.finetune", str(spec), str(result)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, env=child_env("cpu"), timeout=120)
+    assert done.returncode == 1 and not result.exists() and not any(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "expected"),
+    [(None, "cuda:2", "2"), (None, "cuda", "0"), ("5,7", "cuda:1", "7"), ("GPU-a, GPU-b", "cuda:1", "GPU-b")],
+)
+def test_its_gpu_is_the_only_one_it_sees(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, device: str, expected: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    env = child_env(device)
+    assert env["CUDA_VISIBLE_DEVICES"] == expected
+    assert not {"WORLD_SIZE", "ACCELERATE_USE_CPU"} & env.keys()
+
+
+def test_a_gpu_that_is_not_visible_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    with pytest.raises(RunError, match="cuda:1"):
+        child_env("cuda:1")
+    assert child_env("cpu")["CUDA_VISIBLE_DEVICES"] == "5"
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, nncift_core.finetune; print({'torch', 'peft', 'transformers'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
