@@ -52,19 +52,20 @@ def publish(
 
 
 def _shown(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else ("-" if value is None else value)
+    return round(value, 4) if isinstance(value, float) else ("n/a" if value is None else value)
 
 
 def lineage_markdown(problem: Problem, record: dict[str, Any]) -> str:
     """The run as a mermaid graph, with the query that gives every artifact behind it."""
     m, facts = record["matrix"], record["facts"]
-    lines = ["graph LR"]
+    lines = ["graph TD"]
     for n, d in enumerate(problem.datasets):
         name = f"{_label(d.ref.role)}: {_label(d.ref.dataset)}"
         lines.append(f'  d{n}["{name}<br/>{d.ref.rows:,} rows, version {d.ref.version[:8]}"]')
     exact = f"key {m['function_key'][:8]}, {len(m['exact'])} segments"
     lines.append(f'  exact["exact influence: {_label(m["function"])}<br/>{exact}"]')
-    lines += [f"  d{n} --> exact" for n in range(len(problem.datasets))]
+    valued = [n for n, d in enumerate(problem.datasets) if d.ref.role != "test"]
+    lines += [f"  d{n} --> exact" for n in valued]
     last = "exact"
     if m["estimator"]:
         e = m["estimator"]
@@ -74,7 +75,7 @@ def lineage_markdown(problem: Problem, record: dict[str, Any]) -> str:
             f'  tiles["estimated tiles<br/>{len(m["estimates"])} files"]',
             "  exact --> net", "  embed --> net", "  net --> tiles", "  embed --> tiles",
         ]  # fmt: skip
-        lines += [f"  d{n} --> embed" for n in range(len(problem.datasets))]
+        lines += [f"  d{n} --> embed" for n in valued]
         last = "tiles"
     lines += [
         f'  select["select by {facts["rule"]}<br/>{facts["budget"]:,} rows"]',
@@ -85,6 +86,8 @@ def lineage_markdown(problem: Problem, record: dict[str, Any]) -> str:
     if last != "exact":
         lines.append(f"  {last} --> select")
     lines += _downstream_lines(record["facts"], record["tables"])
+    if "comparison" in record["tables"]:
+        lines += [f"  d{n} --> compared" for n in range(len(problem.datasets)) if n not in valued]
     graph = "\n".join(lines)
     sql = 'nncift query "SELECT artifact, kind, parents, producer FROM lineage ORDER BY created_at"'
     return f"```mermaid\n{graph}\n```\n\nEvery file with its parents: `{sql}`\n\nReport: `nncift report`\n"

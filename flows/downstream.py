@@ -53,9 +53,7 @@ class Downstream(Stages):
         self._fine_tune(found, subsets)
         outcome = Outcome(tables={"subsets": subsets}, facts=self._facts(found))
         if not self.config.target.test:
-            say(
-                "evaluate: skipped, no rows are held out; name some in target.test to compare with random"
-            )
+            say("evaluate: skipped, no rows are held out; name some in target.test to compare with random")
             return outcome
         if "base" in self.config.evaluation.subsets:
             found = [base_cell(self.config), *found]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Flow, flow
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict
 
@@ -25,6 +26,7 @@ from nncift_core.store.datasets import is_stored
 from nncift_core.store.references import DatasetRef
 from nncift_core.store.runs import Cost, attempt
 from nncift_core.store.workspace import DEFAULT, Workspace
+from nncift_core.text import one_line
 from tasks import stages
 from tasks.job import Job, forget_indices, slots
 from tasks.progress import say
@@ -126,9 +128,19 @@ def _configured(config: Config) -> Flow[..., Any]:
     return configured
 
 
-@flow(
-    name="valuation", flow_run_name="valuation {workspace}", persist_result=False, validate_parameters=False
-)
+def _run_name() -> str:
+    """What is valued, for whom, and the workspace's last folder: no paths, no steering characters."""
+    p = flow_run.parameters
+    pool, target = p["config"]["pool"], p["config"]["target"]
+    sources = [target["source"]] if isinstance(target["source"], str) else target["source"]
+    names = [d.get("name") or Path(d["source"]).name for d in (pool, {**target, "source": sources[0]})]
+    others = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+    function = p["config"]["influence"]["function"]
+    name = f"{function}: {names[0]} for {names[1]}{others}, {Path(p['workspace']).name}"
+    return one_line(name, 120)
+
+
+@flow(name="valuation", flow_run_name=_run_name, persist_result=False, validate_parameters=False)
 def valuation(
     config: dict[str, Any], workspace: str, base_dir: str = "", command: str = ""
 ) -> dict[str, Any]:

@@ -7,7 +7,7 @@ where and how and never enters the key.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from prefect import Task
 from prefect.cache_policies import CacheKeyFnPolicy
@@ -26,6 +26,7 @@ from nncift_core.pipeline.result import members_table
 from nncift_core.store.datasets import store_dataset
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.runs import publish_table
+from nncift_core.text import one_line
 from tasks import job as jobs
 from tasks.job import Job
 
@@ -46,13 +47,19 @@ def _worth_retrying(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
 
 
 def stage_task(name: str, run_name: str) -> Callable[[Callable[..., Any]], Task[..., Any]]:
-    """A cached, retried task named `name` in the UI."""
+    """A cached, retried task named `name` in the UI; its runs are called `run_name`, filled with parameters.
+
+    Names of data sets are the user's: what would steer a page is shown as a sign, what is long is cut.
+    """
+
+    def named(parameters: dict[str, Any]) -> str:
+        return one_line(run_name.format(**parameters), 80)
 
     def wrap(fn: Callable[..., Any]) -> Task[..., Any]:
         made: Task[..., Any] = Task(
             fn,
             name=name,
-            task_run_name=run_name,
+            task_run_name=cast(Any, named),
             cache_policy=CacheKeyFnPolicy(cache_key_fn=_key),
             persist_result=True,
             result_serializer="json",

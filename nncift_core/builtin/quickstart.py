@@ -22,7 +22,7 @@ def quickstart_config() -> Config:
         {
             **_SHARED,
             "target": {"source": "builtin:target", "split": "validation", "limit": 100, "test": "test"},
-            "finetune": {"learning_rate": 1e-3, "rank": 8, "alpha": 16, "batch_tokens": 4096},
+            "finetune": {"epochs": 2, "learning_rate": 1.5e-3, "rank": 8, "alpha": 16, "batch_tokens": 4096},
             "evaluation": {"max_new_tokens": 64},
         }
     )
