@@ -30,6 +30,7 @@ from nncift_core.pipeline.evaluate import (
 from nncift_core.store.files import sum_counts
 from nncift_core.store.runs import intact
 from tasks import downstream as tasks
+from tasks.job import forget_models
 from tasks.progress import say
 from tasks.running import cached, run_shards
 
@@ -48,6 +49,7 @@ class Downstream(Stages):
 
     def run(self, selection: str) -> Outcome:
         """Train, evaluate, compare; without held-out rows only the subset's model is trained."""
+        forget_models()
         subsets = self._draw(selection)
         found = cells(self.problem, pq.read_table(self.ws.root / subsets))
         self._fine_tune(found, subsets)

@@ -38,7 +38,7 @@ def show(result: ValuationResult) -> None:
         f"{facts['positive_gain']:,} with positive gain, {facts['tied_steps']:,} ties",
     )
     console.print(_subset(result))
-    if result.comparison:
+    if "test_rows" in facts:
         _heading(console, _comparison_heading(result))
         console.print(_comparison(result))
         console.print(Text(_comparison_verdicts(result)), soft_wrap=True)
@@ -165,8 +165,8 @@ def _subset(result: ValuationResult) -> Table:
 
 
 def _comparison_heading(result: ValuationResult) -> str:
-    n, seeds = result.comparison[0]["n_rows"], result.comparison[0]["n_seeds"]
-    return f"Fine-tuned and compared on {n:,} held-out rows (means over {seeds} seeds)"
+    n = result.facts["test_rows"] - result.facts["test_rows_repeated"]
+    return f"Fine-tuned, and asked {n:,} held-out rows (means over seeds)"
 
 
 def _comparison(result: ValuationResult) -> Table:
@@ -190,6 +190,8 @@ def _comparison(result: ValuationResult) -> Table:
 
 def _comparison_verdicts(result: ValuationResult) -> str:
     """What the differences allow to say, in a line per rival: of the loss where there is one."""
+    if not result.comparison:
+        return "no rival was asked for: name some in evaluation.subsets\n"
     first = result.comparison[0]["metric"]
     lines = []
     for c in result.comparison:
@@ -225,6 +227,9 @@ def _notes(result: ValuationResult) -> list[str]:
         "truncated_targets": "target rows alone do not fit the model's context",
         "truncated_texts": "texts were longer than the encoder's limit and were cut for embedding",
         "truncated_training_rows": "rows were cut to the student's context for training, over all its models",
+        "truncated_prompts": "times a held-out prompt was cut to leave room for the answer",
+        "rouge_clipped": "times ROUGE read only the first 512 words of a text",
+        "test_rows_repeated": "held-out rows repeat another one's text; each text counts once",
         "truncated_rows": "times a held-out row was cut to the student's context",
         "unfinished_answers": "generated answers were stopped at max_new_tokens",
         "empty_references": "times a reference had no letters a-z or digits, so its ROUGE is 0",

@@ -68,8 +68,8 @@ def value_pool(
     inputs = read_inputs(resolved)
     keys_of(resolved)
     check_devices(resolved)
-    check_student(resolved)
     Workspace.check_usable(workspace)
+    check_student(resolved, fetch=True)
     work = _work(resolved, inputs)
     with connected(say) as ui_url:
         ws = Workspace.create(workspace)

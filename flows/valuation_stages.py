@@ -17,7 +17,7 @@ from nncift_core.pipeline.exact import ExactPlan, plan_exact
 from nncift_core.pipeline.result import result_record, run_facts
 from nncift_core.store.files import read_manifest
 from nncift_core.store.references import EstimatorRef
-from nncift_core.store.runs import Attempt, intact
+from nncift_core.store.runs import Attempt, intact, read_result
 from tasks import downstream as downstream_tasks
 from tasks import stages
 from tasks.job import Job
@@ -127,8 +127,16 @@ class Valuation(Stages):
         facts |= {"subset": chosen["subset"]}
         facts |= {"command": self.command} if self.command else {}
         record = result_record(self.problem, self.run_id, ref, tables, facts)
-        self.attempt.publish_result(record)
+        self.attempt.publish_result(self._with_earlier_comparison(record))
         return record
+
+    def _with_earlier_comparison(self, record: dict[str, Any]) -> dict[str, Any]:
+        """`record` with what an earlier attempt compared for the same subset, until this one has done so."""
+        before = read_result(self.ws, self.run_id)
+        if before is None or before["tables"].get("selection") != record["tables"]["selection"]:
+            return record
+        merged = {name: {**before[name], **record[name]} for name in ("tables", "facts")}
+        return {**record, **merged}
 
     def _result(self, record: dict[str, Any], quality: list[dict[str, Any]], report: str) -> dict[str, Any]:
         """The fields of `ValuationResult`."""

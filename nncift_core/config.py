@@ -147,6 +147,8 @@ def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str
     }
     if config.finetune is not None:
         e = config.evaluation
+        tokens = config.finetune.batch_tokens if config.finetune.dropout else None
+        method["batch_tokens"] = tokens
         method["finetune"] = config.finetune.model_dump(
             exclude={"device", "batch_tokens", "model", "revision"}
         )

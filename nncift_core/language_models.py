@@ -159,6 +159,14 @@ def language_model_key(config: LanguageModelConfig, base_dir: str = "") -> str:
     return _key(_source(config, base_dir), config)
 
 
+def is_local(config: LanguageModelConfig, base_dir: str = "") -> bool:
+    """Whether the model's files are here: builtin or a folder, not a hub id.
+
+    Raises like `language_model_key`.
+    """
+    return _source(config, base_dir).path is not None
+
+
 def load_language_model(config: LanguageModelConfig, device: str, base_dir: str = "") -> LanguageModel:
     """Load the model of `[language_model]` on `device` ("cpu", "cuda:0", ...) in the config's dtype.
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from nncift_core.devices import pick
 from nncift_core.pipeline.choose import selected_rows
-from nncift_core.pipeline.downstream import base_cell, cells, draw_subsets, train_cell
+from nncift_core.pipeline.downstream import base_cell, cells, draw_subsets, finetune_config, train_cell
 from nncift_core.pipeline.evaluate import evaluate_cell
 from nncift_core.pipeline.report import write_report
 from nncift_core.store.runs import publish_table
@@ -26,13 +27,19 @@ def draw(key: str, job: Job, run_id: str, selection: str) -> str:
     )
 
 
+def _device(job: Job, slot: str) -> str:
+    """Where the student runs: the slot's device, or the one that [finetune] names."""
+    return pick(finetune_config(job.config).device, slot, "finetune.device")
+
+
 @stage_task("fine-tune", "fine-tune {shard[name]}")
 def fine_tune(key: str, job: Job, subsets: str, shard: dict[str, Any]) -> dict[str, Any]:
     """Fine-tune one model on a free device and keep its adapter."""
     problem = job.problem()
     found = cells(problem, pq.read_table(problem.ws.root / subsets))
     cell = next(c for c in found if c.key == shard["key"])
-    with jobs.slots(job.config).take() as device:
+    with jobs.slots(job.config).take() as slot:
+        device = _device(job, slot)
         computed = train_cell(problem, cell, device, subsets, current.advance)
     return {"computed": computed, "device": device}
 
@@ -43,8 +50,10 @@ def evaluate(key: str, job: Job, subsets: str, shard: dict[str, Any]) -> dict[st
     problem = job.problem()
     found = [base_cell(job.config), *cells(problem, pq.read_table(problem.ws.root / subsets))]
     cell = next(c for c in found if c.key == shard["key"])
-    with jobs.slots(job.config).take() as device:
+    with jobs.slots(job.config).take() as slot:
+        device = _device(job, slot)
         computed = evaluate_cell(problem, cell, device, current.advance)
+        jobs.free_device_memory()
     return {"computed": computed, "device": device}
 
 

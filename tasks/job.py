@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,6 +102,21 @@ def _shared(kind: str, key: str, device: str, make: Callable[[], Any]) -> Any:
                 del _MODELS[old]
             _MODELS[kind, key, device] = make()
         return _MODELS[kind, key, device]
+
+
+def forget_models() -> None:
+    """Free the models that tasks share, and their device memory: training needs it."""
+    with _LOCK:
+        _MODELS.clear()
+    gc.collect()
+    free_device_memory()
+
+
+def free_device_memory() -> None:
+    """Give cached device memory back, so that other processes can have it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def encoder(job: Job, device: str) -> Encoder:

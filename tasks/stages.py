@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
 from nncift_core.config import DatasetConfig
+from nncift_core.devices import pick
 from nncift_core.errors import UserError
 from nncift_core.pipeline.assess import assess_estimator
 from nncift_core.pipeline.choose import choose, scores_table, selection_table, write_subset
@@ -93,7 +94,8 @@ def ingest(key: str, job: Job, role: Role, name: str, dataset: dict[str, Any]) -
 @stage_task("embed", "embed {shard[name]}")
 def embed(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
     """Embed one shard on a free device."""
-    with jobs.slots(job.config).take() as device:
+    with jobs.slots(job.config).take() as slot:
+        device = pick(job.config.encoder.device, slot, "encoder.device")
         problem, encoder = job.problem(), jobs.encoder(job, device)
         computed = embed_shard(problem, encoder, EmbedShard(**shard), current.advance)
     return {"computed": computed, "device": device}
@@ -147,7 +149,7 @@ def select(key: str, job: Job, run_id: str, estimator: dict[str, Any] | None) ->
         "scores": scores_table(run_id, problem, choice),
         "selection": selection_table(run_id, choice, problem.pool),
     }
-    parents = (plan.design.ref.path, *([ref.path] if ref else []), *(d.ref.path for d in problem.datasets))
+    parents = (plan.design.ref.path, *([ref.path] if ref else []), *problem.valued)
     paths = {
         name: publish_table(problem.ws, run_id, name, key, table, producer="select", parents=parents)
         for name, table in tables.items()

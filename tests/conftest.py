@@ -69,10 +69,17 @@ class Project:
         """The console script next to this interpreter."""
         return [str(Path(sys.executable).with_name("nncift")), *args]
 
-    def call(self, *args: str, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-        """Run `nncift ARGS`; asserts the exit code unless `check` is None."""
+    def call(
+        self, *args: str, check: int | None = 0, timeout: float = 600
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `nncift ARGS`; asserts the exit code unless `check` is None. timeout: seconds."""
         done = subprocess.run(
-            self.command(*args), cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=600
+            self.command(*args),
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
         assert check is None or done.returncode == check, done.stderr[-4000:] + done.stdout[-2000:]
         return done

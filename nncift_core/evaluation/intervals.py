@@ -43,6 +43,7 @@ class Comparison:
 def mean_interval(values: Float64, seed: int, level: float = LEVEL) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of values [n]: rows drawn with replacement, 2,000 draws.
 
+    Never narrower than Student's t interval, since a bootstrap of few rows is too narrow.
     (nan, nan) for n < 2, where rows say nothing of their spread.
     """
     n = len(values)
@@ -53,7 +54,9 @@ def mean_interval(values: Float64, seed: int, level: float = LEVEL) -> tuple[flo
     sizes = [min(step, _DRAWS - start) for start in range(0, _DRAWS, step)]
     means = np.concatenate([values[rng.integers(0, n, (size, n))].mean(axis=1) for size in sizes])
     lower, upper = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(lower), float(upper)
+    mean = float(values.mean())
+    half = t_quantile((1 + level) / 2, n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
+    return min(float(lower), mean - half), max(float(upper), mean + half)
 
 
 def compare(

@@ -13,7 +13,9 @@ from nncift_core.finetune.student import (
     load_student,
     load_student_tokenizer,
     student,
+    student_is_local,
     student_key,
+    student_name,
 )
 from nncift_core.finetune.training import FineTuned
 
@@ -28,5 +30,7 @@ __all__ = [
     "load_student",
     "load_student_tokenizer",
     "student",
+    "student_is_local",
     "student_key",
+    "student_name",
 ]

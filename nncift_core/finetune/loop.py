@@ -40,7 +40,7 @@ def train(
 
     AdamW, linear warmup then linear decay to 0, gradients clipped to norm 1; `seed` (below 2**32) decides the
     order of rows and dropout; float16: whether the student's weights are. progress(done, total) steps.
-    Raises RunError when a loss is not finite.
+    Raises UserError when a loss is not finite.
     """
     micro = micro_batch(max(map(len, encoded.sequences)), own.batch_size, own.batch_tokens)
     steps = own.epochs * math.ceil(len(encoded.sequences) / own.batch_size)
@@ -54,7 +54,8 @@ def train(
             gradient_accumulation_steps=own.batch_size // micro,
             learning_rate=own.learning_rate,
             lr_scheduler_type="linear",
-            warmup_steps=math.ceil(steps * own.warmup),
+            # A warmup step starts at rate 0: a short training has none to lose.
+            warmup_steps=min(int(steps * own.warmup), steps - 1),
             weight_decay=own.weight_decay,
             optim="adamw_torch",
             max_grad_norm=_CLIP * scale,
@@ -127,7 +128,7 @@ class ResponseLoss:
         self._sum, self._count = 0.0, 0
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
-        """Raises RunError when the loss is not finite; num_items_in_batch: response tokens of the step."""
+        """Raises UserError when the loss is not finite; num_items_in_batch: response tokens of the step."""
         learned = labels[:, 1:] != _IGNORED
         logits = outputs.logits[:, :-1][learned].float()
         total = torch.nn.functional.cross_entropy(logits, labels[:, 1:][learned], reduction="sum")

@@ -14,6 +14,7 @@ from nncift_core.hashing import digest
 from nncift_core.hub import quiet
 from nncift_core.language_models import (
     LanguageModel,
+    is_local,
     language_model_key,
     load_language_model,
     load_tokenizer,
@@ -23,7 +24,7 @@ from nncift_core.models import file_sha256
 WEIGHTS, SHAPE = "adapter_model.safetensors", "adapter_config.json"
 
 # Raise it when the same settings and rows give other adapters than before.
-_VERSION = 1
+_VERSION = 2
 # What the student's key holds already, and what changes memory or place only.
 _NOT_IN_KEY = {"model", "revision", "dtype", "trust_remote_code", "device", "batch_tokens"}
 
@@ -63,6 +64,12 @@ def load_student(config: Config, device: str) -> LanguageModel:
         return load_language_model(student(config), device, config.base_dir)
 
 
+def student_is_local(config: Config) -> bool:
+    """Whether the student's files are here: builtin or a folder, not a hub id. Raises like `student_key`."""
+    with _named_as_student(config):
+        return is_local(student(config), config.base_dir)
+
+
 def load_student_tokenizer(config: Config) -> LanguageModel:
     """The student without its weights, to count and cut tokens. Raises like `load_student`."""
     with _named_as_student(config):
@@ -74,7 +81,11 @@ def fine_tune_key(config: Config, content_hashes: Sequence[str], seed: int) -> s
 
     The order of `content_hashes` does not count, the number of copies does. Loads no weights.
     """
-    values = settings(config).model_dump(mode="json", exclude=_NOT_IN_KEY)
+    own = settings(config)
+    values = own.model_dump(mode="json", exclude=_NOT_IN_KEY)
+    if own.dropout:
+        # Another micro-batch draws other dropout masks.
+        values["batch_tokens"] = own.batch_tokens
     if isinstance(values["targets"], list):
         values["targets"] = sorted(set(values["targets"]))
     return digest(

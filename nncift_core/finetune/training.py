@@ -137,11 +137,12 @@ def _save(adapted: Any, config: Config, folder: Path) -> None:
     (folder / SHAPE).write_text(text + "\n", encoding="utf-8")
 
 
-def not_finite(what: str) -> RunError:
+def not_finite(what: str) -> UserError:
     """Training has left the numbers."""
-    return RunError(
-        f"fine-tuning failed: {what} is not a finite number. "
-        'Lower finetune.learning_rate, or use dtype = "float32" or "bfloat16".'
+    return UserError(
+        f"fine-tuning failed: {what} is not a finite number",
+        field="finetune.learning_rate",
+        mend='Lower it, or use dtype = "float32" or "bfloat16".',
     )
 
 

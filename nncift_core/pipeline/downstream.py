@@ -22,8 +22,9 @@ from nncift_core.finetune import (
     fine_tune,
     fine_tune_key,
     load_student_tokenizer,
-    student,
+    student_is_local,
     student_key,
+    student_name,
 )
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.files import publish, write_json
@@ -58,9 +59,12 @@ def finetune_config(config: Config) -> FinetuneConfig:
     return config.finetune
 
 
-def check_student(config: Config) -> None:
-    """Raise UserError now for what would only show after hours: no room for answers in the context."""
-    if config.finetune is None:
+def check_student(config: Config, *, fetch: bool) -> None:
+    """Raise UserError now for what would only show after hours: no room for answers in the context.
+
+    fetch: whether a hub model may be downloaded for it; otherwise only local students are looked at.
+    """
+    if config.finetune is None or not (fetch or student_is_local(config)):
         return
     tokenizer = load_student_tokenizer(config)
     if config.target.test and "rouge" in config.evaluation.metrics:
@@ -198,9 +202,9 @@ def train_cell(
             "key": cell.key,
             "subset": cell.subset,
             "seed": cell.seed,
-            "student": student(config).model,
+            "student": student_name(config),
             "student_key": student_key(config),
-            "finetune": settings.model_dump(mode="json"),
+            "finetune": settings.model_dump(mode="json", exclude={"model", "device", "batch_tokens"}),
             "example_ids": list(rows.example_ids),
             "content_ids": list(rows.content_hashes),
             **asdict(tuned),

@@ -50,7 +50,7 @@ def embed_shard(
     store = problem.vectors
     store.refresh()
     ids = store.missing(np.array(shard.content_ids, np.int64))
-    parents = tuple(d.ref.path for d in problem.datasets)
+    parents = problem.valued
     for start in range(0, len(ids), PIECE):
         piece = ids[start : start + PIECE]
         texts = problem.texts(piece)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nncift_core.evaluation import METRICS, HeldOut, RowScores, compare, mean_interval, score_rows
-from nncift_core.finetune import load_fine_tuned, load_student, student
+from nncift_core.finetune import load_fine_tuned, load_student, student_name
 from nncift_core.hashing import digest
-from nncift_core.pipeline.downstream import Cell, finetune_config, training_card
+from nncift_core.pipeline.downstream import WEIGHTS, Cell, finetune_config, training_card
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.datasets import Dataset
 from nncift_core.store.files import publish
@@ -23,6 +24,8 @@ from nncift_core.store.runs import intact
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 VERSION = 1
+# Loading sets the process's default dtype for a moment: two threads must not.
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +49,23 @@ class HeldOutRows:
         )
 
     def slices(self) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-        """ "all" and, where there are several, each task, with its rows [n]."""
-        yield "all", np.ones(len(self.tasks), dtype=bool)
+        """ "all" and, where there are several, each task, with its rows [n], one for each distinct text.
+
+        A second row of a text has the same scores, so it would only feign more evidence.
+        """
+        yield "all", self._once(np.ones(len(self.tasks), dtype=bool))
         names = sorted(set(self.tasks.tolist()))
         if len(names) > 1:
-            yield from ((name, self.tasks == name) for name in names)
+            for name in names:
+                yield "all (task)" if name == "all" else name, self._once(self.tasks == name)
+
+    def _once(self, here: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """`here` [n] without the rows whose text an earlier one of them has."""
+        at = np.flatnonzero(here)
+        _, first = np.unique(self.content_ids[at], return_index=True)
+        once = np.zeros(len(here), dtype=bool)
+        once[at[first]] = True
+        return once
 
 
 def overlap(problem: Problem) -> dict[str, int]:
@@ -58,6 +73,7 @@ def overlap(problem: Problem) -> dict[str, int]:
     rows = HeldOutRows.of(problem)
     return {
         "test_rows": len(rows.content_ids),
+        "test_rows_repeated": len(rows.content_ids) - len(np.unique(rows.content_ids)),
         "test_rows_in_pool": int(np.isin(rows.content_ids, problem.pool.content_ids).sum()),
         "test_rows_in_target": int(np.isin(rows.content_ids, problem.target_contents).sum()),
     }
@@ -83,11 +99,11 @@ def evaluate_cell(
 ) -> int:
     """Score the held-out rows under one model and publish them; returns the number of distinct texts."""
     config, ws = problem.config, problem.ws
-    if cell.seed is None:
-        model, parent = load_student(config, device), f"model:{cell.key}"
-    else:
-        folder = ws.adapter_dir(cell.key)
-        model, parent = load_fine_tuned(config, folder, device), ws.relative(folder)
+    folder = ws.adapter_dir(cell.key)
+    with _LOADING:
+        base = cell.seed is None
+        model = load_student(config, device) if base else load_fine_tuned(config, folder, device)
+    parent = f"model:{cell.key}" if base else ws.relative(folder / WEIGHTS)
     contents = np.unique(HeldOutRows.of(problem).content_ids)
     texts = _texts(problem.of_role("test"), contents)
     e = config.evaluation
@@ -245,7 +261,7 @@ def _shared(problem: Problem, run_id: str, cell: Cell) -> dict[str, Any]:
     return {
         "run_id": run_id,
         "subset": cell.subset,
-        "model": student(problem.config).model,
+        "model": student_name(problem.config),
         "mode": "base" if cell.seed is None else "finetune",
         "seed": cell.seed,
     }

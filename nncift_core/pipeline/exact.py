@@ -77,7 +77,7 @@ def plan_exact(problem: Problem) -> ExactPlan:
         return d.rows, d.columns
 
     growth = 0.0 if problem.all_exact else c.estimator.refit_growth
-    parents = tuple(d.ref.path for d in problem.datasets)
+    parents = problem.valued
     design = find_or_make(problem.ws, problem.family(), problem.rows, problem.columns, growth, draw, parents)
     label_columns = problem.columns[np.isin(problem.columns, design.label_columns)]
     shards = []
@@ -123,7 +123,7 @@ class _Work:
     def __init__(self, problem: Problem, function: InfluenceFunction, progress: Progress | None) -> None:
         self.problem, self.function, self.progress = problem, function, progress
         self.store = problem.exact_store
-        self.parents = tuple(d.ref.path for d in problem.datasets)
+        self.parents = problem.valued
         self.counted = Counter(function.counters)
 
     def block(self, rows: Int64, columns: Int64) -> int:

@@ -55,7 +55,8 @@ def held_out(config: Config) -> list[DatasetConfig]:
     found: list[DatasetConfig] = []
     for name in named:
         if any(sign in name for sign in _PATH_SIGNS):
-            shared = {"columns": target.columns, "on_bad_rows": target.on_bad_rows, "limit": limit}
+            like = target if target.datasets() else config.pool
+            shared = {"columns": like.columns, "on_bad_rows": like.on_bad_rows, "limit": limit}
             found.append(DatasetConfig.model_validate({"source": name, **shared}))
             continue
         split_sources = target.datasets() or [config.pool]

@@ -43,11 +43,11 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
     """
     inputs = read_inputs(config)
     check_devices(config)
+    Workspace.check_usable(workspace)
     try:
-        check_student(config)
+        check_student(config, fetch=False)
     except HubUnreachable as e:
         logger.warning("%s", e)
-    Workspace.check_usable(workspace)
     ws = Workspace(workspace)
     pool = [i for i in inputs if i.role == "pool"]
     targets = [i for i in inputs if i.role == "target"] or pool

@@ -73,6 +73,11 @@ class Problem:
         return [d for d in self.datasets if d.ref.role == role]
 
     @property
+    def valued(self) -> tuple[str, ...]:
+        """Paths of the data sets that decide values: all but the held-out rows."""
+        return tuple(d.ref.path for d in self.datasets if d.ref.role != "test")
+
+    @property
     def pool(self) -> Dataset:
         """The pool D_F."""
         return self.of_role("pool")[0]

@@ -11,6 +11,7 @@ from nncift_core.report.blocks import (
     Pre,
     Section,
     Sentence,
+    Table,
     Title,
     mood,
     say,
@@ -52,7 +53,7 @@ def head(r: Reader) -> Section:
     section = Section("outcome", "Outcome")
     section.blocks = [
         Sentence((*intro.parts, *target.parts, *chosen.parts)),
-        Items((_against_random(r), _estimates(r), _gains(found, facts))),
+        Items((*_against_random(r), _estimates(r), _gains(found, facts))),
         table(
             r.ask(queries.DATASETS),
             "role",
@@ -66,11 +67,18 @@ def head(r: Reader) -> Section:
     return section
 
 
-def _against_random(r: Reader) -> Sentence:
-    """The first line of the comparison: by loss and against random rows where there are such."""
+def _against_random(r: Reader) -> list[Sentence]:
+    """By loss, where it was measured: against as many random rows and, the harder rival, as many tokens."""
     found = r.ask(queries.COMPARISON)
     if not found.rows:
-        return say("Comparison with random rows: none was made in this run.", mood="open")
+        return [say("Comparison with random rows: none was made in this run.", mood="open")]
+    first = found.where("measure", found.first["measure"])
+    rivals = [first.where("rival", name) for name in ("random, as many rows", "random, as many tokens")]
+    return [_against(rival) for rival in rivals if rival.rows] or [_against(found)]
+
+
+def _against(found: Data) -> Sentence:
+    """The first row of `found` as a line."""
     interval = (
         say(" ({} to {} at 90 %)", value(found, "lower", "gain"), value(found, "upper", "gain"))
         if found.first["lower"] is not None
@@ -109,6 +117,12 @@ def comparison(r: Reader) -> Section:
     """The models trained on the subset and on its rivals, on rows held out."""
     section = Section("comparison", "Comparison with random rows")
     found = r.ask(queries.COMPARISON)
+    if not found.rows and r.ask(queries.EVALUATION).rows:
+        section.blocks = [
+            say("No rival was asked for: name some in evaluation.subsets to compare with random rows."),
+            _evaluated(r),
+        ]
+        return section
     if not found.rows:
         section.blocks += _how_to_compare(r)
         return section
@@ -119,10 +133,7 @@ def comparison(r: Reader) -> Section:
             "model’s own answer shares: higher is better.",
             value(found, "n_rows", "int"),
         ),
-        table(
-            r.ask(queries.EVALUATION),
-            "trained on", "seeds:int", "rows:int", "tokens:int", "loss:loss", "ROUGE-1:loss", "ROUGE-L:loss",
-        ),
+        _evaluated(r),
         say(
             "Gain is by how much the selected rows do better (positive: better, for loss and ROUGE alike). "
             "Its 90 % interval holds the doubt from held-out rows and from seeds; there is a verdict only "
@@ -149,6 +160,11 @@ def comparison(r: Reader) -> Section:
         )
         section.blocks += [Title("By task"), table(by_task, *columns)]
     return _with_answers(r, section)
+
+
+def _evaluated(r: Reader) -> Table:
+    sizes, scores = ("seeds:int", "rows:int", "tokens:int"), ("loss:loss", "ROUGE-1:loss", "ROUGE-L:loss")
+    return table(r.ask(queries.EVALUATION), "trained on", *sizes, *scores)
 
 
 def _how_to_compare(r: Reader) -> list[Sentence | Pre]:

@@ -75,7 +75,7 @@ ATTEMPT = f"""SELECT attempt, strftime(CAST(started_at AS TIMESTAMP), '%Y-%m-%d 
 
 DATASETS = """SELECT role, dataset, count(*) AS rows, count(DISTINCT coalesce(source, dataset)) AS sources,
  count(DISTINCT coalesce(task, dataset)) AS tasks FROM examples GROUP BY role, dataset
- ORDER BY list_position(['pool', 'existing', 'target', 'test'], role), dataset LIMIT 60"""
+ ORDER BY list_position(['pool', 'existing', 'target', 'test'], role), dataset"""
 
 VERDICTS = """SELECT quadrant, predictor, verdict FROM estimator_quality
  WHERE target_task = 'all' AND role = 'estimator' AND quadrant <> 'Q1' ORDER BY quadrant DESC"""
@@ -92,7 +92,7 @@ COMPARISON = f"""SELECT {_SUBSET.format("against", "against")} AS rival, {_METRI
 COMPARISON_BY_TASK = f"""SELECT task, {_SUBSET.format("against", "against")} AS rival, {_METRIC} AS measure,
  gain, lower, upper, n_rows, verdict FROM comparison
  WHERE task <> 'all' AND metric = (SELECT min_by(metric, list_position({_METRICS}, metric)) FROM comparison)
- ORDER BY task, list_position({_RIVALS}, against) LIMIT 60"""
+ ORDER BY task, list_position({_RIVALS}, against)"""
 
 BY_SEED = f"""SELECT {_SUBSET.format("subset", "subset")} AS trained_on, seed, {_METRIC} AS measure, value,
  lower, upper FROM evaluation WHERE task = 'all'
@@ -188,7 +188,7 @@ QUALITY = f"""SELECT quadrant, {_QUALITY} FROM estimator_quality WHERE target_ta
  ORDER BY quadrant, role DESC, predictor"""
 QUALITY_BY_TASK = """SELECT target_task, quadrant, n_pairs, r2, spearman, lower, upper, verdict
  FROM estimator_quality WHERE target_task <> 'all' AND role = 'estimator' AND quadrant <> 'Q1'
- ORDER BY target_task, quadrant LIMIT 60"""
+ ORDER BY target_task, quadrant"""
 
 # The stage that writes the report is left out: it is not over while the report is written.
 _STAGES = """['ingest', 'embed', 'exact-influence', 'train-influence-network', 'estimate-influence', 'select',
@@ -212,7 +212,7 @@ def other_runs(run_id: str) -> str:
  count(*) FILTER (train_id IN (SELECT train_id FROM selection WHERE {mine})) AS shared
  FROM selection GROUP BY run_id)
  SELECT run_id, function, targets, same_rows, chosen, shared FROM valued JOIN picked USING (run_id)
- WHERE run_id <> '{run_id}' ORDER BY shared DESC, run_id LIMIT 50"""
+ WHERE run_id <> '{run_id}' ORDER BY shared DESC, run_id"""
 
 
 LINEAGE = """SELECT kind, count(*) AS files FROM lineage WHERE kind <> 'report' GROUP BY kind ORDER BY kind"""

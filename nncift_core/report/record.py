@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from nncift_core.config_toml import to_toml
+from nncift_core.errors import IntegrityError
 from nncift_core.report import queries
 from nncift_core.report.blocks import Code, Items, Pre, Section, Sentence, mood, say, table, value
 from nncift_core.report.queries import Reader
@@ -19,6 +20,9 @@ NOTES = {
     "truncated_targets": "{} target rows alone do not fit the model’s context.",
     "truncated_texts": "{} texts were longer than the encoder’s limit and were cut for embedding.",
     "truncated_training_rows": "{} rows were cut to the student’s context for training, over all its models.",
+    "truncated_prompts": "{} times a held-out prompt was cut to leave room for the answer.",
+    "rouge_clipped": "{} times ROUGE read only the beginning of a text.",
+    "test_rows_repeated": "{} held-out rows repeat another one’s text; each text counts once.",
     "truncated_rows": "{} times a held-out row was cut to the student’s context.",
     "unfinished_answers": "{} generated answers were stopped at max_new_tokens.",
     "empty_references": "{} times a reference had no letters a-z or digits, so its ROUGE is zero.",
@@ -66,18 +70,25 @@ def _weak_estimates(r: Reader) -> list[Sentence]:
 
 
 def _weak_gains(r: Reader) -> list[Sentence]:
-    """The head's comparison, when it is no clear win."""
+    """The head's comparison, when it is no clear win, and every rival that beats the subset."""
     found = r.ask(queries.COMPARISON)
-    if not found.rows or mood(found.first["verdict"]) == "good":
-        return []
-    line = say("The selected rows against “{}” by {}:", value(found, "rival"), value(found, "measure"))
-    return [Sentence(line.parts, mood(found.first["verdict"]), value(found, "verdict"))]
+    lines = []
+    for row in found.rows:
+        if mood(row["verdict"]) == "bad" or (row is found.first and mood(row["verdict"]) != "good"):
+            one = found.where("rival", row["rival"]).where("measure", row["measure"])
+            line = say("The selected rows against “{}” by {}:", value(one, "rival"), value(one, "measure"))
+            lines.append(Sentence(line.parts, mood(row["verdict"]), value(one, "verdict")))
+    return lines
 
 
 def other_runs(r: Reader) -> Section:
     """Runs of the same workspace that valued rows of this pool."""
     section = Section("other-runs", "Other runs on this pool")
-    found = r.ask_all(queries.other_runs(r.run_id))
+    try:
+        found = r.ask_all(queries.other_runs(r.run_id))
+    except IntegrityError as e:
+        section.blocks = [say("The other runs could not be read: {}", Code(str(e)))]
+        return section
     if not found.rows:
         section.blocks = [say("No other run of this workspace has valued rows of this pool.")]
         return section

@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from nncift_core.errors import UserError
+from nncift_core.errors import IntegrityError, UserError
 from nncift_core.store.views import VIEWS, connect
 from nncift_core.store.workspace import Workspace
 
@@ -23,7 +23,7 @@ def query(ws: Workspace, sql: str, run: str | None = None) -> pa.Table:
     """
     explained = _EXPLAIN.match(sql)
     _check_reads_only(sql[explained.end() :] if explained else sql)
-    with connect(ws, run, sql) as con:
+    with _connected(ws, run, sql) as con:
         try:
             if explained:
                 plans = con.execute(sql).fetchall()
@@ -37,6 +37,15 @@ def query(ws: Workspace, sql: str, run: str | None = None) -> pa.Table:
             ) from None
         except duckdb.Error as e:
             raise _wrong(e) from None
+
+
+def _connected(ws: Workspace, run: str | None, sql: str) -> duckdb.DuckDBPyConnection:
+    try:
+        return connect(ws, run, sql)
+    except duckdb.IOException as e:
+        raise IntegrityError(
+            f"a stored file is missing or damaged ({_first_line(e)}); run that job again to recompute it"
+        ) from None
 
 
 def _check_reads_only(sql: str) -> None:

@@ -64,8 +64,13 @@ def connect(ws: Workspace, run: str | None = None, sql: str | None = None) -> du
     con.execute("SET autoinstall_known_extensions = false")
     con.execute("SET autoload_known_extensions = false")
     files = _Files(ws)
-    statements = [_examples(files, results), _influence(files, results)]
-    statements += [_table(files, results, name, columns) for name, columns in TABLES.items()]
+    statements = [
+        _examples(files, results if named("examples") else []),
+        _influence(files, results if named("influence") else []),
+    ]
+    statements += [
+        _table(files, results if named(name) else [], name, columns) for name, columns in TABLES.items()
+    ]
     con.execute(f"SET allowed_paths = [{', '.join(_quote(p) for p in sorted(files.used))}]")
     for statement in statements:
         con.execute(statement)

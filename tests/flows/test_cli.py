@@ -38,6 +38,8 @@ def test_plan_counts_and_touches_nothing(offline_project: Project) -> None:
         "duplicates": 1,
         "pairs": 288,
         "exact_pairs": 12 * 6 + 40,
+        "test_rows": 0,
+        "fine_tunes": 0,
         "forecast_seconds": None,
     }
     assert 0 < disk < 1
@@ -201,6 +203,7 @@ def test_unknown_command_and_missing_argument_exit_2(offline_project: Project) -
 
 def test_absent_commands_are_not_listed(offline_project: Project) -> None:
     text = offline_project.call("--help").stdout
-    assert "quickstart" in text
-    for later in ("refresh", "prune", "doctor", "explain"):
+    for here in ("quickstart", "report", "doctor"):
+        assert here in text
+    for later in ("refresh", "prune", "sweep", "explain"):
         assert later not in text

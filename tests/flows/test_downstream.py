@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from conftest import Project, oracle_rows, write_jsonl
 
+from flows.downstream import Downstream
 from flows.valuation import value_pool
 from nncift_core.config import load_config, parse_config
-from nncift_core.errors import UserError
+from nncift_core.errors import IntegrityError, RunError, UserError
 from nncift_core.finetune import load_fine_tuned
 from nncift_core.language_models import load_language_model
 from nncift_core.pipeline.inputs import held_out, read_inputs
@@ -150,6 +151,31 @@ def test_a_damaged_adapter_alone_is_trained_again(module_project: Project, first
     assert weights.read_bytes() == before
 
 
+def test_a_failed_attempt_leaves_the_earlier_comparison(
+    module_project: Project, first: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("the power went")
+
+    monkeypatch.setattr(Downstream, "_fine_tune", fail)
+    with pytest.raises(RunError, match="the power went"):
+        module_project.value()
+    found = module_project.ask("SELECT count(*) AS n FROM comparison")
+    assert found[0]["n"] == len(first["comparison"])
+    assert module_project.ask("SELECT text FROM facts WHERE fact = 'adapter'")
+
+
+def test_held_out_rows_are_no_parents_of_values(module_project: Project, first: dict[str, Any]) -> None:
+    sql = """SELECT DISTINCT unnest(parents) AS parent FROM lineage
+ WHERE kind IN ('exact', 'embedding', 'selection', 'subset')"""
+    parents = [r["parent"] for r in module_project.ask(sql)]
+    assert any("datasets/target/" in p for p in parents)
+    assert not any("datasets/test/" in p for p in parents)
+    known = {r["artifact"] for r in module_project.ask("SELECT artifact FROM lineage")}
+    scores = module_project.ask("SELECT parents[1] AS p FROM lineage WHERE kind = 'evaluation-scores'")
+    assert all(r["p"] in known or r["p"].startswith("model:") for r in scores) and len(scores) > 8
+
+
 def test_more_seeds_cost_only_themselves(module_project: Project, first: dict[str, Any]) -> None:
     module_project.configure(evaluation={**EVALUATION, "seeds": 3, "subsets": ["random"]}, finetune=FINETUNE,
                              target={"source": "target.jsonl", "test": "held_out.jsonl"})  # fmt: skip
@@ -158,6 +184,41 @@ def test_more_seeds_cost_only_themselves(module_project: Project, first: dict[st
     costs = module_project.costs(more)
     assert costs["fine-tune"]["computed"] == 12 and costs["fine-tune"]["reused"] == 24
     assert {c["against"] for c in more["comparison"]} == {"random"}
+
+
+def test_no_rivals_still_shows_the_scores(make_project: Callable[[str], Project]) -> None:
+    project = with_test_rows(make_project("alone"))
+    held = project.folder / "held_out.jsonl"
+    held.write_text(held.read_text(encoding="utf-8") * 2, encoding="utf-8")
+    project.configure(
+        target={"source": "target.jsonl", "test": "held_out.jsonl"},
+        finetune={**FINETUNE, "device": "cpu"},
+        evaluation={"subsets": [], "seeds": 1, "metrics": ["loss"]},
+    )
+    done = project.call("run", "job.toml", "--workspace", str(project.workspace))
+    assert "asked 8 held-out rows" in done.stdout and "no rival was asked for" in done.stdout
+    assert "8 held-out rows repeat another one" in done.stdout
+    sizes = project.ask("SELECT task, n_rows FROM evaluation ORDER BY task")
+    assert sizes == [
+        {"task": "all", "n_rows": 8},
+        {"task": "even", "n_rows": 4},
+        {"task": "odd", "n_rows": 4},
+    ]
+    report = next(project.workspace.glob("runs/*/report.html")).read_text(encoding="utf-8")
+    assert "No rival was asked for" in report
+
+
+def test_a_lost_file_of_an_old_run_does_not_stop_a_new_one(make_project: Callable[[str], Project]) -> None:
+    project = make_project("lost")
+    project.value()
+    for table in project.workspace.glob("runs/*/tables/scores-*.parquet"):
+        table.unlink()
+    project.configure(influence={"audit_pairs": 30})
+    result = project.value()
+    assert "The other runs could not be read" in Path(result["report"]).read_text(encoding="utf-8")
+    with pytest.raises(IntegrityError, match="missing or damaged"):
+        project.ask("SELECT * FROM scores", "all")
+    assert project.ask("SELECT count(*) AS n FROM runs", "all") == [{"n": 2}]
 
 
 def test_without_held_out_rows_the_subset_alone_is_trained(make_project: Callable[[str], Project]) -> None:

@@ -23,7 +23,7 @@ def test_quickstart_ends_with_a_subset_and_is_reused(
 ) -> None:
     p = offline_project
     p.env = prefect_env
-    first = json.loads(p.call("quickstart", "--workspace", str(p.workspace), "--json").stdout)
+    first = json.loads(p.call("quickstart", "--workspace", str(p.workspace), "--json", timeout=1800).stdout)
     assert first["pool_rows"] >= 1500
     assert first["selected"] == round(0.1 * first["pool_rows"])
     assert max(c["peak_rss_mb"] for c in first["costs"]) < 4000
@@ -35,6 +35,6 @@ def test_quickstart_ends_with_a_subset_and_is_reused(
     shared = chosen(p, first) & chosen(p, first["second_target"])
     assert len(shared) < 0.5 * first["selected"], "another target should want another subset"
     subset = Path(first["subset"]).read_bytes()
-    again = json.loads(p.call("quickstart", "--workspace", str(p.workspace), "--json").stdout)
+    again = json.loads(p.call("quickstart", "--workspace", str(p.workspace), "--json", timeout=1800).stdout)
     assert all(c["computed"] == 0 for c in again["costs"] if c["stage"] != "report")
     assert Path(again["subset"]).read_bytes() == subset

@@ -163,9 +163,10 @@ def test_the_first_screen_tells_the_outcome(standard: Rendered) -> None:
         "on “random, as many rows”, 1.500"
     )
     assert "Gain +0.100 (+0.090 to +0.110 at 90 %). better" in lines[0]
-    assert lines[1].endswith("(Q4): below a constant (R2 <= 0)")
-    assert lines[2] == "7 of 8 picks had a positive gain."
-    assert [li.attributes["class"] for li in head.all("li")] == ["good", "bad", "open"]
+    assert "random, as many tokens" in lines[1]
+    assert lines[2].endswith("(Q4): below a constant (R2 <= 0)")
+    assert lines[3] == "7 of 8 picks had a positive gain."
+    assert [li.attributes["class"] for li in head.all("li")] == ["good", "good", "bad", "open"]
     assert "24 pool rows were valued with delift against 6 target rows; 8 were chosen by flmi." in head.text
 
 
@@ -215,7 +216,7 @@ def test_all_exact_runs_say_so(maker: Maker, monkeypatch: pytest.MonkeyPatch) ->
     ws = maker.make(exact=True).ws
     assert "Every pair was computed exactly" in alone(values.quality, ws, RUN, monkeypatch).text
     lines = alone(outcome.head, ws, RUN, monkeypatch).all("li")
-    assert lines[1].text == "Every influence value is exact; nothing was estimated."
+    assert lines[2].text == "Every influence value is exact; nothing was estimated."
 
 
 def test_estimates_without_any_rank_agreement_have_no_plot(
@@ -239,8 +240,14 @@ def test_warnings_name_what_to_doubt(maker: Maker, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_run_without_warnings_says_none(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    ws = maker.make(exact=True, idle=0).ws
+    ws = maker.make(exact=True, idle=0, evaluated=False).ws
     assert [p.text for p in alone(record.warnings, ws, RUN, monkeypatch).all("p")] == ["None."]
+
+
+def test_every_rival_that_beats_the_subset_is_named(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    ws = maker.make(exact=True, idle=0).ws
+    lines = [li.text for li in alone(record.warnings, ws, RUN, monkeypatch).all("li")]
+    assert len(lines) == 3 and all("by ROUGE-1: worse" in line for line in lines)
 
 
 def test_a_run_alone_on_its_pool_says_so(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
