@@ -36,9 +36,12 @@ class Stages:
         start = time.monotonic()
         devices = ",".join(slots(self.config).devices)
         with reporter.stage(name, items, unit, done=items - missing) as shown:
-            current.stage = shown
+            current.start(shown)
             try:
                 yield
+            except KeyboardInterrupt:
+                current.stop()
+                raise
             finally:
                 current.stage = None
         seconds = time.monotonic() - start

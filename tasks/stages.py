@@ -36,11 +36,15 @@ def _key(_: Any, parameters: dict[str, Any]) -> str:
     return str(parameters["key"])
 
 
+class Interrupted(Exception):
+    """The person has stopped the run: work in flight ends at its next progress."""
+
+
 def _worth_retrying(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
-    """Wrong input stays wrong: only other failures are tried again."""
+    """Wrong input stays wrong, and a stop is meant: only other failures are tried again."""
     try:
         state.result()
-    except (UserError, ValueError):
+    except (UserError, ValueError, Interrupted):
         return False
     except Exception:
         return True
@@ -164,12 +168,27 @@ class _Current:
 
     def __init__(self) -> None:
         self.stage: Any = None
+        self.stopped = False
+
+    def start(self, stage: Any) -> None:
+        """`stage` runs from now on."""
+        self.stage, self.stopped = stage, False
+
+    def stop(self) -> None:
+        """Let the tasks that still run end at their next progress, instead of at the end of their work."""
+        self.stopped = True
 
     def advance(self, items: int) -> None:
+        """`items` more are done; raises Interrupted after `stop`."""
+        if self.stopped:
+            raise Interrupted
         if self.stage is not None:
             self.stage.advance(items)
 
     def to(self, done: int, total: int) -> None:
+        """`done` of `total` items are done; raises Interrupted after `stop`."""
+        if self.stopped:
+            raise Interrupted
         if self.stage is not None:
             self.stage.total = total
             self.stage.advance(done - self.stage.done)
