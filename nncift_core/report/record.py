@@ -9,27 +9,11 @@ from nncift_core.config_toml import to_toml
 from nncift_core.errors import IntegrityError
 from nncift_core.report import queries
 from nncift_core.report.blocks import Code, Items, Pre, Section, Sentence, mood, say, table, value
+from nncift_core.report.notes import NOTES
 from nncift_core.report.queries import Reader
 from nncift_core.text import clip, visible
 
 CONFIG, COMMAND = 20_000, 2_000
-NOTES = {
-    "dropped_rows": "{} rows were dropped as bad (on_bad_rows).",
-    "duplicates": "{} rows repeat an earlier row; they stay rows and share its values.",
-    "truncated_sequences": "{} sequences did not fit the model’s context and were cut.",
-    "truncated_targets": "{} target rows alone do not fit the model’s context.",
-    "truncated_texts": "{} texts were longer than the encoder’s limit and were cut for embedding.",
-    "truncated_training_rows": "{} rows were cut to the student’s context for training, over all its models.",
-    "truncated_prompts": "{} times a held-out prompt was cut to leave room for the answer.",
-    "rouge_clipped": "{} times ROUGE read only the beginning of a text.",
-    "test_rows_repeated": "{} held-out rows repeat another one’s text; each text counts once.",
-    "truncated_rows": "{} times a held-out row was cut to the student’s context.",
-    "unfinished_answers": "{} generated answers were stopped at max_new_tokens.",
-    "empty_references": "{} times a reference had no letters a-z or digits, so its ROUGE is zero.",
-    "test_rows_in_pool": "{} held-out rows are also in the pool: the comparison flatters whoever picks them.",
-    "test_rows_in_target": "{} held-out rows are also among the rows valued against.",
-    "exact_pairs_from_other_runs": "{} exact values come from other runs of this workspace.",
-}
 
 
 def warnings(r: Reader) -> Section:
@@ -37,7 +21,7 @@ def warnings(r: Reader) -> Section:
     facts = r.ask(queries.FACTS)
     known = {row["fact"]: row["value"] for row in facts.rows}
     found = [
-        say(text, value(facts.where("fact", fact), "value", "int"))
+        say("{} " + text + ".", value(facts.where("fact", fact), "value", "int"))
         for fact, text in NOTES.items()
         if known.get(fact)
     ]

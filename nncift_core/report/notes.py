@@ -1,0 +1,22 @@
+"""What a person should hear of a run's facts, in the terminal and in the report alike."""
+
+from __future__ import annotations
+
+# Read after a number: "3 rows were dropped as bad (on_bad_rows)".
+NOTES = {
+    "dropped_rows": "rows were dropped as bad (on_bad_rows)",
+    "duplicates": "rows repeat an earlier row; they stay rows and share its values",
+    "truncated_sequences": "sequences did not fit the model's context and were cut",
+    "truncated_targets": "target rows alone do not fit the model's context",
+    "truncated_texts": "texts were longer than the encoder's limit and were cut for embedding",
+    "truncated_training_rows": "rows were cut to the student's context for training, over all its models",
+    "truncated_prompts": "times a held-out prompt was cut to leave room for the answer",
+    "rouge_clipped": "times ROUGE read only the beginning of a text",
+    "test_rows_repeated": "held-out rows repeat another one's text; each text counts once",
+    "truncated_rows": "times a held-out row was cut to the student's context",
+    "unfinished_answers": "generated answers were stopped at max_new_tokens",
+    "empty_references": "times a reference had no letters a-z or digits, so its ROUGE is zero",
+    "test_rows_in_pool": "held-out rows are also in the pool: the comparison flatters whoever picks them",
+    "test_rows_in_target": "held-out rows are also among the rows valued against",
+    "exact_pairs_from_other_runs": "exact values come from other runs of this workspace",
+}
