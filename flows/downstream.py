@@ -8,13 +8,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from flows.stages import Stages
-from nncift_core.finetune import student_key
+from nncift_core.finetune import settings, student_key
 from nncift_core.hashing import digest
 from nncift_core.pipeline.downstream import (
     Cell,
     base_cell,
     cells,
-    finetune_config,
     is_trained,
     training_card,
 )
@@ -65,14 +64,14 @@ class Downstream(Stages):
 
     def _draw(self, selection: str) -> str:
         e = self.config.evaluation
-        settings = [e.subsets, self.config.training_seeds(), bool(self.config.target.test)]
-        template = finetune_config(self.config).template
-        key = digest(["subsets", 1, selection, settings, student_key(self.config), template])
+        drawn = [e.subsets, self.config.training_seeds(), bool(self.config.target.test)]
+        template = settings(self.config).template
+        key = digest(["subsets", 1, selection, drawn, student_key(self.config), template])
         path, _ = cached(self.job, tasks.draw, key, lambda v: intact(self.ws, v), self.run_id, selection)
         return str(path)
 
     def _fine_tune(self, found: list[Cell], subsets: str) -> None:
-        epochs = finetune_config(self.config).epochs
+        epochs = settings(self.config).epochs
         distinct = list({c.key: c for c in found}.values())
         missing = [c for c in distinct if not is_trained(self.ws, c.key)]
         total, left = (sum(len(c.rows) for c in some) * epochs for some in (distinct, missing))

@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from nncift_core.devices import pick
+from nncift_core.finetune import settings
 from nncift_core.pipeline.choose import selected_rows
-from nncift_core.pipeline.downstream import base_cell, cells, draw_subsets, finetune_config, train_cell
+from nncift_core.pipeline.downstream import base_cell, cells, draw_subsets, train_cell
 from nncift_core.pipeline.evaluate import evaluate_cell
 from nncift_core.pipeline.report import write_report
 from nncift_core.store.runs import publish_table
@@ -29,7 +30,7 @@ def draw(key: str, job: Job, run_id: str, selection: str) -> str:
 
 def _device(job: Job, slot: str) -> str:
     """Where the student runs: the slot's device, or the one that [finetune] names."""
-    return pick(finetune_config(job.config).device, slot, "finetune.device")
+    return pick(settings(job.config).device, slot, "finetune.device")
 
 
 @stage_task("fine-tune", "fine-tune {shard[name]}")

@@ -8,10 +8,13 @@ Importing this package imports neither torch nor peft: keys and counts are asked
 from nncift_core.finetune.process import fine_tune
 from nncift_core.finetune.rows import Encoded, TrainingRows, encode
 from nncift_core.finetune.student import (
+    SHAPE,
+    WEIGHTS,
     fine_tune_key,
     load_fine_tuned,
     load_student,
     load_student_tokenizer,
+    settings,
     student,
     student_is_local,
     student_key,
@@ -20,6 +23,8 @@ from nncift_core.finetune.student import (
 from nncift_core.finetune.training import FineTuned
 
 __all__ = [
+    "SHAPE",
+    "WEIGHTS",
     "Encoded",
     "FineTuned",
     "TrainingRows",
@@ -29,6 +34,7 @@ __all__ = [
     "load_fine_tuned",
     "load_student",
     "load_student_tokenizer",
+    "settings",
     "student",
     "student_is_local",
     "student_key",

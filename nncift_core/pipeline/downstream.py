@@ -14,14 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from nncift_core.config import Config, FinetuneConfig
+from nncift_core.config import Config
 from nncift_core.evaluation import check_room, longest_rows, random_rows, random_tokens
 from nncift_core.finetune import (
+    SHAPE,
+    WEIGHTS,
     TrainingRows,
     encode,
     fine_tune,
     fine_tune_key,
     load_student_tokenizer,
+    settings,
     student_is_local,
     student_key,
     student_name,
@@ -32,7 +35,7 @@ from nncift_core.store.runs import intact
 from nncift_core.store.workspace import Workspace
 
 Int64 = npt.NDArray[np.int64]
-WEIGHTS, SHAPE, CARD = "adapter_model.safetensors", "adapter_config.json", "training.json"
+CARD = "training.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +54,6 @@ class Cell:
     def name(self) -> str:
         """As shown in the UI."""
         return self.subset if self.seed is None else f"{self.subset}, seed {self.seed}"
-
-
-def finetune_config(config: Config) -> FinetuneConfig:
-    """The `[finetune]` section; asked for only by stages that need one."""
-    assert config.finetune is not None
-    return config.finetune
 
 
 def check_student(config: Config, *, fetch: bool) -> None:
@@ -112,7 +109,7 @@ def _token_counter(problem: Problem) -> Callable[[Int64], Int64]:
     tokenizer = load_student_tokenizer(config)
 
     def tokens_of(rows: Int64) -> Int64:
-        encoded = encode(tokenizer, training_rows(problem, rows), finetune_config(config).template)
+        encoded = encode(tokenizer, training_rows(problem, rows), settings(config).template)
         return np.array([len(s) for s in encoded.sequences], dtype=np.int64)
 
     return tokens_of
@@ -182,9 +179,9 @@ def train_cell(
     progress(n): n more rows were trained on, an epoch counting every row once; parent: the table of subsets.
     """
     config, ws = problem.config, problem.ws
-    settings = finetune_config(config)
+    own = settings(config)
     rows = training_rows(problem, cell.rows)
-    total, told = len(cell.rows) * settings.epochs, 0
+    total, told = len(cell.rows) * own.epochs, 0
 
     def tell(done: int, steps: int) -> None:
         nonlocal told
@@ -204,7 +201,7 @@ def train_cell(
             "seed": cell.seed,
             "student": student_name(config),
             "student_key": student_key(config),
-            "finetune": settings.model_dump(mode="json", exclude={"model", "device", "batch_tokens"}),
+            "finetune": own.model_dump(mode="json", exclude={"model", "device", "batch_tokens"}),
             "example_ids": list(rows.example_ids),
             "content_ids": list(rows.content_hashes),
             **asdict(tuned),

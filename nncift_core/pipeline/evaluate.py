@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nncift_core.evaluation import METRICS, HeldOut, RowScores, compare, mean_interval, score_rows
-from nncift_core.finetune import load_fine_tuned, load_student, student_name
+from nncift_core.finetune import WEIGHTS, load_fine_tuned, load_student, settings, student_name
 from nncift_core.hashing import digest
-from nncift_core.pipeline.downstream import WEIGHTS, Cell, finetune_config, training_card
+from nncift_core.pipeline.downstream import Cell, training_card
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.datasets import Dataset
 from nncift_core.store.files import publish
@@ -84,7 +84,7 @@ def evaluation_key(problem: Problem, cell: Cell) -> str:
     e = problem.config.evaluation
     contents = np.unique(HeldOutRows.of(problem).content_ids).tolist()
     answers = e.max_new_tokens if "rouge" in e.metrics else None
-    template = finetune_config(problem.config).template
+    template = settings(problem.config).template
     return digest(["evaluate", VERSION, cell.key, template, sorted(e.metrics), answers, contents])
 
 
@@ -110,7 +110,7 @@ def evaluate_cell(
     scores = score_rows(
         model,
         HeldOut(*texts),
-        finetune_config(config).template,
+        settings(config).template,
         e.metrics,
         max_new_tokens=e.max_new_tokens,
         batch_tokens=e.batch_tokens,
