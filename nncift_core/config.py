@@ -6,12 +6,13 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from nncift_core.config_errors import user_error
 from nncift_core.config_sections import (
     TEMPLATE_WITH,
     TEMPLATE_WITHOUT,
+    BM25Config,
     DatasetConfig,
     DeliftConfig,
     EncoderConfig,
@@ -21,16 +22,21 @@ from nncift_core.config_sections import (
     FinetuneConfig,
     InfluenceConfig,
     LanguageModelConfig,
+    LessConfig,
     RowsConfig,
     Section,
     SelectionConfig,
+    SelectITConfig,
     ShardsConfig,
     TargetConfig,
 )
+from nncift_core.devices import default_dtype
 from nncift_core.errors import UserError
+from nncift_core.functions import CATALOGUE
 from nncift_core.hashing import digest
 
 __all__ = [
+    "BM25Config",
     "Config",
     "DatasetConfig",
     "DeliftConfig",
@@ -41,8 +47,10 @@ __all__ = [
     "FinetuneConfig",
     "InfluenceConfig",
     "LanguageModelConfig",
+    "LessConfig",
     "RowsConfig",
     "Section",
+    "SelectITConfig",
     "SelectionConfig",
     "ShardsConfig",
     "TEMPLATE_WITH",
@@ -71,10 +79,35 @@ class Config(Section):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     base_dir: str = Field(default="", exclude=True, description="folder that relative paths start from")
 
+    @model_validator(mode="after")
+    def _one_value_per_row(self) -> Config:
+        if self.pointwise and self.selection.rule not in ("auto", "top-k"):
+            raise ValueError(
+                f'{self.influence.function} gives one value per pool row: selection.rule must be "top-k"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_template(self) -> Config:
+        i = self.influence
+        own = i.delift != DeliftConfig() or i.less.template != TEMPLATE_WITHOUT
+        if self.language_model.template == "chat" and own:
+            raise ValueError(
+                'language_model.template = "chat" takes the place of the templates in [influence]: keep one'
+            )
+        return self
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether the influence function values pool rows by themselves, without a target."""
+        return CATALOGUE[self.influence.function].kind == "pointwise"
+
     def resolve_rule(self) -> Literal["top-k", "fl", "flmi", "flcg"]:
         """The selection rule after `auto` (design decision 6)."""
         if self.selection.rule != "auto":
             return self.selection.rule
+        if CATALOGUE[self.influence.function].rule == "top-k":
+            return "top-k"
         return "fl" if self.target.source == "self" else "flmi"
 
     def training_seeds(self) -> list[int]:
@@ -127,7 +160,19 @@ def parse_config(
         config = Config.model_validate(data)
     except ValidationError as e:
         raise user_error(e, Config, file) from None
-    return config.model_copy(update={"base_dir": str(base_dir or Path.cwd())})
+    return _settled(config.model_copy(update={"base_dir": str(base_dir or Path.cwd())}))
+
+
+def _settled(config: Config) -> Config:
+    """`config` with every dtype "auto" replaced by what its device is given: keys need to know it."""
+    slots = config.execution.devices
+    found: dict[str, Section] = {}
+    for name in ("language_model", "finetune"):
+        section = getattr(config, name)
+        if section is not None and section.dtype == "auto" and section.model is not None:
+            where = slots if section.device == "auto" else [section.device]
+            found[name] = section.model_copy(update={"dtype": default_dtype(where)})
+    return config.model_copy(update=found)
 
 
 def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str:

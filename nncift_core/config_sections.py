@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from nncift_core.functions import CATALOGUE
+
 TEMPLATE_WITHOUT = "Instruction: {prompt}\nResponse: "
 TEMPLATE_WITH = (
     "Instruction: {example_prompt}\nResponse: {example_response}\n\nInstruction: {prompt}\nResponse: "
@@ -73,21 +75,35 @@ class TargetConfig(RowsConfig):
 
 
 class EncoderConfig(Section):
-    """`[encoder]`: the embedding model. trust_remote_code stays off unless set here."""
+    """`[encoder]`: the embedding model. trust_remote_code stays off unless set here.
+
+    pool_prefix, target_prefix: text before every pool row and before every target row, for models that
+    are trained with instructions ("passage: " and "query: ", say).
+    """
 
     model: str = "builtin"
     revision: str | None = None
+    pool_prefix: str = ""
+    target_prefix: str = ""
     device: str = "auto"
     batch_size: int = Field(default=64, ge=1)
     trust_remote_code: bool = False
 
 
 class LanguageModelConfig(Section):
-    """`[language_model]`: the model whose influence is measured (the teacher)."""
+    """`[language_model]`: the model whose influence is measured (the teacher).
+
+    dtype: of the weights; "auto" is bfloat16 on a GPU that has it, float16 on one that has not, float32
+    elsewhere. quantization: "4bit" loads the weights in NF4 (needs a GPU and the extra `nncift[4bit]`).
+    template: "chat" wraps prompts in the chat template of the model's tokenizer. batch_tokens: most tokens
+    of a forward pass, padding included; halved by itself when the device's memory does not hold them.
+    """
 
     model: str = "builtin"
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["none", "4bit"] = "none"
+    template: Literal["plain", "chat"] = "plain"
     device: str = "auto"
     batch_tokens: int = Field(default=8192, ge=64)
     trust_remote_code: bool = False
@@ -114,6 +130,61 @@ class DeliftConfig(Section):
         return self
 
 
+class LessConfig(Section):
+    """`[influence.less]`: warm-up training and gradient features of LESS (methods.md 1.3).
+
+    Warm-up: LoRA adapters (rank, alpha, dropout, targets) on a share `warm_up_fraction` of the pool, at
+    least `warm_up_rows` rows, for `epochs` passes with a checkpoint after each; learning_rate: peak, after
+    the share `warmup` of the steps, then falling linearly to 0. projection: "rademacher" (exact +-1
+    matrix, never stored), "count-sketch" (faster, a little noisier) or "none", to `projection_dim`
+    numbers; gradients no longer than that are kept whole.
+    """
+
+    warm_up_fraction: float = Field(default=0.05, gt=0, le=1)
+    warm_up_rows: int = Field(default=64, ge=1)
+    epochs: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=2e-5, gt=0)
+    warmup: float = Field(default=0.03, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    rank: int = Field(default=128, ge=1)
+    alpha: float = Field(default=512, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = Field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"]
+    )
+    template: str = TEMPLATE_WITHOUT
+    projection: Literal["rademacher", "count-sketch", "none"] = "rademacher"
+    projection_dim: int = Field(default=8192, ge=1)
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> LessConfig:
+        if "{prompt}" not in self.template or "{example_" in self.template:
+            raise ValueError("template needs the placeholder {prompt}, and no other")
+        return self
+
+
+class SelectITConfig(Section):
+    """`[influence.selectit]`: self-rated quality (methods.md 1.4).
+
+    prompts: K rating prompts with the placeholders {prompt} and {response}: a list, or the path of a TOML
+    file with a list `prompts` (unset: the product's own five); alpha: how much disagreement between them
+    costs; models: language models to ask, weighted by their number of parameters (unset: the one of
+    `[language_model]`).
+    """
+
+    prompts: str | list[str] | None = None
+    alpha: float = Field(default=0.2, ge=0)
+    models: list[str] = Field(default_factory=list)
+
+
+class BM25Config(Section):
+    """`[influence.bm25]`: k1 saturates repeated words, b weighs a row's length."""
+
+    k1: float = Field(default=1.5, ge=0)
+    b: float = Field(default=0.75, ge=0, le=1)
+
+
 class InfluenceConfig(Section):
     """`[influence]`: which exact function, and how much of the matrix is labelled by it.
 
@@ -121,11 +192,22 @@ class InfluenceConfig(Section):
     audit_pairs: scattered exact pairs never used for fitting.
     """
 
-    function: Literal["delift", "delift-se"] = "delift"
+    function: str = "delift"
     labels: Literal["auto", "block"] = "auto"
     label_fraction: float = Field(default=0.05, gt=0, le=1)
     audit_pairs: int = Field(default=300, ge=0)
     delift: DeliftConfig = Field(default_factory=DeliftConfig)
+    less: LessConfig = Field(default_factory=LessConfig)
+    selectit: SelectITConfig = Field(default_factory=SelectITConfig)
+    bm25: BM25Config = Field(default_factory=BM25Config)
+
+    @field_validator("function")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in CATALOGUE:
+            names = ", ".join(f'"{name}"' for name in CATALOGUE)
+            raise ValueError(f'no influence function "{value}"; there are {names}')
+        return value
 
 
 class EstimatorConfig(Section):
@@ -194,7 +276,7 @@ class FinetuneConfig(Section):
     method: Literal["lora"] = "lora"
     model: str | None = None
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
     template: str = TEMPLATE_WITHOUT
@@ -213,7 +295,7 @@ class FinetuneConfig(Section):
     def _consistent(self) -> FinetuneConfig:
         if "{prompt}" not in self.template or "{example_" in self.template:
             raise ValueError("template needs the placeholder {prompt}, and no other")
-        defaults = {"revision": None, "dtype": "float32", "trust_remote_code": False}
+        defaults = {"revision": None, "dtype": "auto", "trust_remote_code": False}
         alone = [name for name, default in defaults.items() if getattr(self, name) != default]
         if self.model is None and alone:
             raise ValueError(f"{alone[0]} belongs to a model: set `model` too")

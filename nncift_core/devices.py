@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nncift_core.errors import UserError
@@ -11,6 +13,9 @@ if TYPE_CHECKING:
 
 # torch is imported inside the functions: planning needs this module's callers but no tensors, and
 # importing torch takes seconds.
+
+# One of these is there when a Linux kernel knows of a GPU: NVIDIA's, Windows' for WSL, AMD's.
+_GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
 
 def available_devices() -> list[str]:
@@ -54,8 +59,27 @@ def pick(setting: str, slot_device: str, field: str = "device") -> str:
     return slot_device if setting == "auto" else check_device(setting, field)
 
 
-def torch_dtype(name: Literal["float32", "bfloat16", "float16"]) -> torch.dtype:
-    """The torch dtype of a config's dtype name."""
+def default_dtype(devices: Literal["auto"] | list[str]) -> Literal["float32", "bfloat16", "float16"]:
+    """What dtype "auto" stands for: bfloat16 where every GPU named has it, float16 where one has not,
+    float32 where one of the `devices` is no CUDA device ("auto": every GPU, else the CPU).
+
+    Imports torch only on a machine that may have a GPU.
+    """
+    named = devices != "auto"
+    if named and not all(d.startswith("cuda") for d in devices):
+        return "float32"
+    if not named and sys.platform == "linux" and not any(Path(p).exists() for p in _GPU_FILES):
+        return "float32"
     import torch
 
+    if not torch.cuda.is_available():
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+
+
+def torch_dtype(name: Literal["auto", "float32", "bfloat16", "float16"]) -> torch.dtype:
+    """The torch dtype of a config's dtype name; "auto" as `default_dtype` of every device here."""
+    import torch
+
+    name = default_dtype("auto") if name == "auto" else name
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

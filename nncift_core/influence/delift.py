@@ -22,7 +22,6 @@ from nncift_core.config import Config, DeliftConfig
 from nncift_core.devices import pick
 from nncift_core.errors import RunError
 from nncift_core.hashing import digest
-from nncift_core.influence.aggregate import mean_by_task
 from nncift_core.influence.contract import CostModel, Float32, Int64, Pairwise, Progress, Rows
 from nncift_core.language_models import LanguageModel, language_model_key, load_language_model
 from nncift_core.sequences import fill, fit, plan_batches
@@ -103,10 +102,6 @@ class Delift(Pairwise):
             raise ValueError(f"{len(rows)} rows but {len(columns)} columns")
         k = np.arange(len(rows))
         return self._influence(rows, columns, k, k, progress)
-
-    def aggregate(self, matrix: Float32, tasks: npt.NDArray[np.int64]) -> Float32:
-        """Mean over a task's columns: matrix [M, N], tasks [N] -> [M, T]."""
-        return mean_by_task(matrix, tasks)
 
     def _influence(self, rows: Rows, columns: Rows, i: Int64, j: Int64, progress: Progress | None) -> Float32:
         """influence(i[k], j[k]) for every k; i indexes `rows`, j indexes `columns`."""

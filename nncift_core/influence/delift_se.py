@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-import numpy.typing as npt
 
 from nncift_core.config import Config
 from nncift_core.encoders import encoder_key
 from nncift_core.hashing import digest
-from nncift_core.influence.aggregate import mean_by_task
 from nncift_core.influence.contract import CostModel, Float32, Pairwise, Progress, Rows
 
 
@@ -57,10 +55,6 @@ class DeliftSE(Pairwise):
         if progress is not None:
             progress(cosine.size)
         return np.clip(cosine, -1.0, 1.0, out=cosine)
-
-    def aggregate(self, matrix: Float32, tasks: npt.NDArray[np.int64]) -> Float32:
-        """Mean over a task's columns: matrix [M, N], tasks [N] -> [M, T]."""
-        return mean_by_task(matrix, tasks)
 
 
 def _embeddings(rows: Rows) -> Float32:

@@ -1,29 +1,32 @@
-"""The influence functions by name. To add one:
+"""From a configured name to an influence function; the list of names is `nncift_core/functions.py`.
 
-1. write `nncift_core/influence/<name>.py`: a class that fills `contract.InfluenceFunction` and the
-   two class methods of `Registered` below; read its settings from `config.influence.<name>`;
-2. add one line to `FUNCTIONS`, and the name to `InfluenceConfig.function`.
+To add a function:
+
+1. write `nncift_core/influence/<name>.py`: a class that fills `contract.InfluenceFunction` (inherit
+   `Pairwise` or `Pointwise`) and the class methods of `Registered` below;
+2. add one line to `functions.CATALOGUE`; settings of its own are a model in `InfluenceConfig`.
 
 Labels, sharding, caching, estimation, audit and selection then work with it.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from importlib import import_module
+from typing import Protocol, cast
 
 from nncift_core.config import Config
-from nncift_core.influence.contract import InfluenceFunction
-from nncift_core.influence.delift import Delift
-from nncift_core.influence.delift_se import DeliftSE
+from nncift_core.functions import CATALOGUE
+from nncift_core.influence.contract import CostModel, InfluenceFunction
 
 
 class Registered(Protocol):
     """What the registry asks of a function's class beside the contract.
 
-    needs: as in the contract, so that planning knows before a function is made.
+    needs, cost: as in the contract, so that planning knows before a function is made.
     """
 
     needs: frozenset[str]
+    cost: CostModel
 
     def from_config(self, config: Config, device: str) -> InfluenceFunction:
         """The function as configured; models are loaded only when values are asked for."""
@@ -34,10 +37,18 @@ class Registered(Protocol):
         ...
 
 
-FUNCTIONS: dict[str, Registered] = {
-    "delift": Delift,
-    "delift-se": DeliftSE,
-}
+class Stateful(Registered, Protocol):
+    """A class whose `needs` names "state"."""
+
+    def state_rows(self, config: Config, n: int) -> int:
+        """On how many of `n` distinct pool rows the state is fitted, 1..n."""
+        ...
+
+
+def implementation(config: Config) -> Registered:
+    """The class of the configured function; imports its module, and with it no torch."""
+    module, _, name = CATALOGUE[config.influence.function].implementation.partition(":")
+    return cast(Registered, getattr(import_module(module), name))
 
 
 def create(config: Config, device: str) -> InfluenceFunction:
@@ -45,9 +56,9 @@ def create(config: Config, device: str) -> InfluenceFunction:
 
     Raises UserError when its model cannot be found.
     """
-    return FUNCTIONS[config.influence.function].from_config(config, device)
+    return implementation(config).from_config(config, device)
 
 
 def function_key(config: Config) -> str:
     """Key of the configured function (design decision 3): cheap, loads no weights, imports no torch."""
-    return FUNCTIONS[config.influence.function].key_of(config)
+    return implementation(config).key_of(config)
