@@ -84,7 +84,8 @@ def _work(config: Config, inputs: list[Input]) -> str:
         role: sum(len(i.examples) for i in inputs if i.role == role) for role in ("pool", "target", "test")
     }
     target = f"{rows['target']:,} target rows" if rows["target"] else "itself"
-    work = f"{rows['pool']:,} pool rows against {target} with {config.influence.function}"
+    against = "" if config.pointwise else f" against {target}"
+    work = f"{rows['pool']:,} pool rows{against} with {config.influence.function}"
     if config.finetune is None:
         return f"{work} (target.test waits for a [finetune] section)" if config.target.test else work
     models = 1 + len(set(config.evaluation.subsets) - {"base"}) if rows["test"] else 1

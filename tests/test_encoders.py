@@ -9,14 +9,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import OfflineModeIsEnabled
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 from nncift_core import encoders, hub
 from nncift_core.config import EncoderConfig, LanguageModelConfig
-from nncift_core.encoders import Encoder, builtin_folder, encoder_key, example_text, load_encoder
+from nncift_core.encoders import (
+    Encoder,
+    builtin_folder,
+    encoder_key,
+    example_text,
+    load_encoder,
+    prefix_of,
+)
 from nncift_core.errors import IntegrityError, RunError, UserError
+from nncift_core.hashing import digest
 from nncift_core.language_models import language_model_key, load_language_model
+from nncift_core.models import folder_fingerprint
 
 ORACLES = Path(__file__).parent / "data" / "oracles"
 TINY = ORACLES / "tiny-lm"
@@ -242,3 +256,135 @@ def test_the_hubs_refusals_are_told_apart(
 def test_a_name_the_hub_cannot_have(empty_cache: Path) -> None:
     with pytest.raises(UserError, match='"no good name" is neither a local folder nor a model on the hub'):
         encoder_key(EncoderConfig(model="no good name"))
+
+
+TEXTS = ["ab cd", "a", "abcdef fedcba abc abc abc", "", "bcd " * 40]
+
+
+def saved(folder: Path, kind: str, pooling: str, dense: bool = False, **options: Any) -> Path:
+    """A random sentence-transformers model, as such a model lies in a folder. kind: "bert" (CLS and SEP
+    around a text, at most 64 tokens) or "llama" (tiny-lm's tokenizer, padded on the left, 128 tokens)."""
+    torch.manual_seed(7)
+    base, listing = folder.with_name(f"{folder.name}-base"), [*"abcdef", *(f"##{c}" for c in "abcdef"), ":"]
+    base.mkdir()
+    if kind == "bert":
+        vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *listing]
+        tokenizer: Any = BertTokenizer(vocab={word: k for k, word in enumerate(vocabulary)})
+        shape = BertConfig(
+            vocab_size=len(vocabulary), hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=32, max_position_embeddings=64,
+        )  # fmt: skip
+        model: Any = BertModel(shape)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(TINY, padding_side="left")
+        model = AutoModel.from_pretrained(TINY)
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)  # far enough from uniform to tell rules apart
+    model.half().save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    include = options.pop("include_prompt", True)
+    transformer = modules.Transformer(str(base), max_seq_length=64 if kind == "bert" else 128)
+    width = transformer.get_embedding_dimension()
+    parts = [transformer, modules.Pooling(width, pooling, include_prompt=include)]
+    if dense:
+        parts += [modules.Dense(width, 10), modules.Normalize()]
+    SentenceTransformer(modules=parts, **options).half().save(str(folder))
+    return folder
+
+
+def plain(folder: Path, pooling: str, texts: list[str], prefix: str = "", skip: bool = False) -> np.ndarray:
+    """The same vectors one text at a time, float32, from the files: transformer, pooling, dense, norm."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).float().eval()
+    limit = SentenceTransformer(str(folder), device="cpu").max_seq_length
+    weights = folder / "2_Dense" / "model.safetensors"
+    out = []
+    for text in texts:
+        ids = tokenizer(prefix + text, return_tensors="pt", truncation=True, max_length=limit)["input_ids"]
+        if not ids.shape[1]:
+            ids = torch.tensor([[tokenizer.pad_token_id]])
+        with torch.inference_mode():
+            hidden = model(input_ids=ids).last_hidden_state[0]
+        if skip:
+            special = sum(k in tokenizer.all_special_ids for k in tokenizer("")["input_ids"][:1])
+            hidden = hidden[len(tokenizer(prefix, add_special_tokens=False)["input_ids"]) + special :]
+        vector = {"cls": hidden[0], "lasttoken": hidden[-1], "mean": hidden.mean(0)}[pooling]
+        if weights.is_file():
+            dense = {k: v.float() for k, v in load_file(weights).items()}
+            vector = torch.tanh(dense["linear.weight"] @ vector + dense["linear.bias"])
+        out.append((vector / vector.norm()).numpy())
+    return np.stack(out)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling", "dense"),
+    [("bert", "cls", False), ("bert", "mean", True), ("llama", "lasttoken", False), ("llama", "mean", True)],
+)
+def test_any_pooling_and_module_gives_what_one_text_at_a_time_gives(
+    tmp_path: Path, kind: str, pooling: str, dense: bool
+) -> None:
+    folder = saved(tmp_path / "e", kind, pooling, dense)
+    texts = [t for t in TEXTS if t or kind == "bert"]
+    for prefix in ("", "abc: "):
+        encoder = load_encoder(EncoderConfig(model=str(folder), batch_size=3), "cpu")
+        assert {p.dtype for p in encoder._model.parameters()} == {torch.float32}
+        found = encoder.embed(texts, prefix=prefix)
+        width = 10 if dense else {"bert": 24, "llama": 64}[kind]
+        assert encoder.dim == width and found.shape == (len(texts), width)
+        np.testing.assert_allclose(found, plain(folder, pooling, texts, prefix), rtol=0, atol=2e-6)
+        assert encoder.truncated == (kind == "bert")
+        if prefix:
+            bare = encoder.embed(texts)
+            assert np.abs(found - bare).max() > 1e-2
+
+
+def test_left_padding_matters_to_last_token_pooling_and_is_kept(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "e", "llama", "lasttoken")
+    encoder = load_encoder(EncoderConfig(model=str(folder)), "cpu")
+    texts = ["short", "a much longer text than the other one, so that padding is needed"]
+    np.testing.assert_allclose(encoder.embed(texts)[:1], encoder.embed(texts[:1]), rtol=0, atol=2e-6)
+    encoder._model.tokenizer.padding_side = "right"
+    right = encoder.embed(texts)
+    np.testing.assert_allclose(right, plain(folder, "lasttoken", texts), rtol=0, atol=2e-6)
+
+
+def test_the_models_own_prompt_stands_until_a_prefix_takes_its_place(tmp_path: Path) -> None:
+    folder = saved(
+        tmp_path / "e", "bert", "mean", prompts={"query": "fed: ", "other": "x"}, default_prompt_name="query"
+    )
+    encoder = load_encoder(EncoderConfig(model=str(folder)), "cpu")
+    texts = ["ab cd", "a", "fe " * 29 + "fe"]
+    np.testing.assert_allclose(encoder.embed(texts), plain(folder, "mean", texts, "fed: "), rtol=0, atol=2e-6)
+    own = encoder.embed(texts, prefix="a ")
+    np.testing.assert_allclose(own, plain(folder, "mean", texts, "a "), rtol=0, atol=2e-6)
+    # CLS, 4 tokens of the prompt or 1 of the prefix, the text's 60, SEP: 66 of 64, then 63.
+    assert encoder.truncated == 1
+    assert encoder._token_lengths(texts).tolist() == [10, 7, 66]
+    assert encoder._token_lengths(texts, "a ").tolist() == [7, 4, 63]
+
+
+def test_a_pooling_that_leaves_the_prompt_out_leaves_the_prefix_out(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "e", "bert", "mean", include_prompt=False)
+    encoder = load_encoder(EncoderConfig(model=str(folder)), "cpu")
+    texts = ["ab cd", "abc"]
+    found = encoder.embed(texts, prefix="fed: ")
+    np.testing.assert_allclose(found, plain(folder, "mean", texts, "fed: ", skip=True), rtol=0, atol=2e-6)
+    assert np.abs(found - plain(folder, "mean", texts, "fed: ")).max() > 1e-3
+
+
+def test_a_prefix_enters_the_key_of_its_side_only_when_there_is_one() -> None:
+    def keys(**prefixes: str) -> tuple[str, str]:
+        config = EncoderConfig(**prefixes)
+        return encoder_key(config, side="row"), encoder_key(config, side="column")
+
+    plain_key = encoder_key(EncoderConfig())
+    assert plain_key == digest(
+        {"algorithm": "sentence-embedding/1", "model": folder_fingerprint(builtin_folder())}
+    )
+    assert keys() == keys(pool_prefix="", target_prefix="") == (plain_key, plain_key)
+    row, column = keys(pool_prefix="passage: ", target_prefix="query: ")
+    assert len({row, column, plain_key}) == 3
+    assert keys(target_prefix="query: ") == (plain_key, column)
+    assert keys(pool_prefix="query: ", target_prefix="query: ") == (column, column)
+    assert encoder_key(EncoderConfig(pool_prefix="passage: ")) == row
+    config = EncoderConfig(pool_prefix="p", target_prefix="t")
+    assert (prefix_of(config, "row"), prefix_of(config, "column")) == ("p", "t")

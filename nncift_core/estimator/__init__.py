@@ -2,10 +2,14 @@
 
 from nncift_core.estimator.baselines import (
     Baseline,
+    Calibrated,
     ConstantMean,
     EmbeddingCosine,
+    LexicalMatch,
     ShrunkMeans,
+    Texts,
     default_baselines,
+    response_length,
 )
 from nncift_core.estimator.labels import BlockDesign, audit_pairs, block_design, quadrant
 from nncift_core.estimator.network import InfluenceNetwork
@@ -15,16 +19,20 @@ from nncift_core.estimator.training import FitReport, fit
 __all__ = [
     "Baseline",
     "BlockDesign",
+    "Calibrated",
     "ConstantMean",
     "EmbeddingCosine",
     "FitReport",
     "InfluenceNetwork",
+    "LexicalMatch",
     "QualityRow",
     "ShrunkMeans",
+    "Texts",
     "assess",
     "audit_pairs",
     "block_design",
     "default_baselines",
     "fit",
     "quadrant",
+    "response_length",
 ]

@@ -2,15 +2,20 @@
 
 One interface: `fit(row_index, column_index, values)` on labels [k], then
 `predict_pairs(row_index, column_index)` [k] -> raw-scale float64 [k]. Indices are any integers that name
-a row or a column the same way in both calls; `EmbeddingCosine` reads them as positions in its tables.
+a row or a column the same way in both calls; those that read embeddings or texts take them as positions
+in their tables.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from nncift_core.bm25 import Okapi
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -30,6 +35,20 @@ class Baseline(Protocol):
 
     def predict_pairs(self, row_index: Int64, column_index: Int64) -> Float64:
         """Predicted influence of the pairs [k]."""
+        ...
+
+
+class Texts(Protocol):
+    """What baselines read of rows or columns: n prompts and n responses, as `influence.contract.Rows`."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of the n examples."""
+        ...
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """Responses of the n examples."""
         ...
 
 
@@ -98,24 +117,22 @@ class ShrunkMeans:
         return self.mean + row + column
 
 
-class EmbeddingCosine:
-    """Cosine of the two embeddings, brought to the scale of the labels by least squares.
+class Calibrated:
+    """A score of pairs, brought to the scale of the labels by least squares: `intercept + slope * score`.
 
-    `intercept + slope * cos(e_i, e_j)`. Ranks as the cosine does, or in reverse when the labels give a
-    negative slope: the strongest use of the cosine that the labels support. `cosine` gives it bare.
+    Ranks as the score does, or in reverse when the labels give a negative slope: the strongest use of the
+    score that the labels support.
     """
 
-    name = "embedding cosine"
-
-    def __init__(self, row_embeddings: Float32, column_embeddings: Float32) -> None:
-        """row_embeddings [R, d], column_embeddings [C, d]; need not be normalised."""
-        self.row_embeddings, self.column_embeddings = row_embeddings, column_embeddings
+    def __init__(self, name: str, score: Callable[[Int64, Int64], npt.NDArray[Any]]) -> None:
+        """score: row indices [k] and column indices [k] -> finite scores [k]; name: for reports."""
+        self.name, self.score = name, score
         self.slope = self.intercept = 0.0
 
     def fit(self, row_index: Int64, column_index: Int64, values: npt.NDArray[Any]) -> Self:
-        """Least squares of the labels on the cosine; slope 0 when the cosine does not vary."""
+        """Least squares of the labels on the score; slope 0 when the score does not vary."""
         z = _checked(row_index, column_index, values)
-        x = self.cosine(row_index, column_index)
+        x = np.asarray(self.score(row_index, column_index), np.float64)
         centred = x - x.mean()
         variance = float(centred @ centred)
         self.slope = float(centred @ z) / variance if x.min() < x.max() else 0.0
@@ -123,8 +140,17 @@ class EmbeddingCosine:
         return self
 
     def predict_pairs(self, row_index: Int64, column_index: Int64) -> Float64:
-        """intercept + slope * cosine for the pairs [k]."""
-        return self.intercept + self.slope * self.cosine(row_index, column_index)
+        """intercept + slope * score for the pairs [k]."""
+        return self.intercept + self.slope * np.asarray(self.score(row_index, column_index), np.float64)
+
+
+class EmbeddingCosine(Calibrated):
+    """Calibrated cosine of the two embeddings, cos(e_i, e_j); `cosine` gives it bare."""
+
+    def __init__(self, row_embeddings: Float32, column_embeddings: Float32) -> None:
+        """row_embeddings [R, d], column_embeddings [C, d]; need not be normalised."""
+        super().__init__("embedding cosine", self.cosine)
+        self.row_embeddings, self.column_embeddings = row_embeddings, column_embeddings
 
     def cosine(self, row_index: Int64, column_index: Int64) -> Float64:
         """cos(e_i, e_j) for the pairs [k]; 0 where an embedding is zero."""
@@ -137,9 +163,52 @@ class EmbeddingCosine:
         return out
 
 
-def default_baselines(row_embeddings: Float32, column_embeddings: Float32) -> list[Baseline]:
-    """The unfitted baselines that stand in every quality table."""
-    return [ConstantMean(), ShrunkMeans(), EmbeddingCosine(row_embeddings, column_embeddings)]
+class LexicalMatch(Calibrated):
+    """Calibrated BM25 score of a row's text for the words of a column's (equation: `nncift_core.bm25`).
+
+    Statistics of words come from the rows given; the texts are read when scores are first asked for.
+    """
+
+    def __init__(self, rows: Texts, columns: Texts) -> None:
+        """rows: R > 0 texts; columns: C texts."""
+        super().__init__("bm25", lambda i, j: self._pairs(i, j))
+        self._rows, self._columns = rows, columns
+
+    @cached_property
+    def _pairs(self) -> Callable[[Int64, Int64], Float32]:
+        documents, queries = _joined(self._rows), _joined(self._columns)
+        return Okapi.fit(documents).pair_scorer(documents, queries)
+
+
+def response_length(rows: Texts) -> Calibrated:
+    """Calibrated number of characters of the row's response, the same for every column."""
+    lengths = np.fromiter((len(response) for response in rows.responses), np.float64, len(rows.responses))
+    return Calibrated("length", lambda i, j: lengths[i])
+
+
+def default_baselines(
+    row_embeddings: Float32 | None,
+    column_embeddings: Float32 | None,
+    row_texts: Texts | None = None,
+    column_texts: Texts | None = None,
+) -> list[Baseline]:
+    """The unfitted baselines that stand in every quality table; indices are positions in these tables.
+
+    row_embeddings [R, d], column_embeddings [C, d]: "constant", "row + column means", "embedding cosine";
+    row_texts (R) and column_texts (C) add "bm25", row_texts adds "length". For a pointwise function,
+    column_embeddings None or [C, 0], a row has one value and nothing to match: "constant" and "length".
+    """
+    length = [] if row_texts is None else [response_length(row_texts)]
+    if row_embeddings is None or column_embeddings is None or not column_embeddings.shape[1]:
+        return [ConstantMean(), *length]
+    cosine = EmbeddingCosine(row_embeddings, column_embeddings)
+    if row_texts is None or column_texts is None:
+        return [ConstantMean(), ShrunkMeans(), cosine, *length]
+    return [ConstantMean(), ShrunkMeans(), cosine, LexicalMatch(row_texts, column_texts), *length]
+
+
+def _joined(texts: Texts) -> list[str]:
+    return [f"{p}\n{r}" for p, r in zip(texts.prompts, texts.responses, strict=True)]
 
 
 def _checked(row_index: Int64, column_index: Int64, values: npt.NDArray[Any]) -> Float64:

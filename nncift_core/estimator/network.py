@@ -33,14 +33,17 @@ _BLOCK_COLUMNS = 4096
 class InfluenceNetwork:
     """One-hidden-layer ReLU network over a pair of embeddings, with an affine map back to raw scale.
 
-    `influence(i, j) = scale * (W2 relu(W1 (e_i ++ e_j) + b1) + b2) + shift`; W1 [hidden, 2d] with the
-    row half first, b1 [hidden], W2 [1, hidden], b2 [1], all float32. Build it by `from_weights`.
+    `influence(i, j) = scale * (W2 relu(W1 (e_i ++ e_j) + b1) + b2) + shift`; W1 [hidden, d + d_column]
+    with the row part first, b1 [hidden], W2 [1, hidden], b2 [1], all float32. Columns are embedded like
+    rows (d_column = d), or, for a function of the row alone, not at all (d_column = 0). Build it by
+    `from_weights`.
     """
 
     W1: Float32
     b1: Float32
     W2: Float32
     b2: Float32
+    dimension: int
     scale: float = 1.0
     shift: float = 0.0
 
@@ -52,25 +55,33 @@ class InfluenceNetwork:
         W2: npt.ArrayLike,
         b2: npt.ArrayLike,
         *,
+        dimension: int | None = None,
         scale: float = 1.0,
         shift: float = 0.0,
     ) -> InfluenceNetwork:
-        """A network from its weights, copied as float32. Raises ValueError when shapes do not fit."""
+        """A network from its weights, copied as float32; dimension: d, half of W1's columns when unset.
+
+        Raises ValueError when shapes do not fit.
+        """
         w1, c1, w2, c2 = (np.array(w, dtype=np.float32, order="C") for w in (W1, b1, W2, b2))
         hidden = c1.size
-        if w1.ndim != 2 or w1.shape[0] != hidden or w1.shape[1] % 2 or w1.shape[1] == 0:
-            raise ValueError(f"W1 must be [hidden, 2d] with hidden = {hidden}, got {list(w1.shape)}")
+        d = w1.shape[-1] // 2 if dimension is None else dimension
+        if w1.ndim != 2 or w1.shape[0] != hidden or d < 1 or w1.shape[1] not in (d, 2 * d):
+            shape = list(w1.shape)
+            raise ValueError(
+                f"W1 must be [hidden, 2d] or [hidden, d], hidden = {hidden}, d = {d}, got {shape}"
+            )
         if c1.shape != (hidden,) or w2.shape != (1, hidden) or c2.shape != (1,):
             raise ValueError(
                 f"b1, W2, b2 must be [{hidden}], [1, {hidden}], [1], "
                 f"got {list(c1.shape)}, {list(w2.shape)}, {list(c2.shape)}"
             )
-        return cls(w1, c1, w2, c2, float(scale), float(shift))
+        return cls(w1, c1, w2, c2, d, float(scale), float(shift))
 
     @property
-    def dimension(self) -> int:
-        """d: length of one embedding."""
-        return int(self.W1.shape[1]) // 2
+    def column_dimension(self) -> int:
+        """Length of a column's embedding: d, or 0 for a function of the row alone."""
+        return int(self.W1.shape[1]) - self.dimension
 
     @property
     def hidden(self) -> int:
@@ -79,11 +90,11 @@ class InfluenceNetwork:
 
     @property
     def n_parameters(self) -> int:
-        """Number of trained weights: (2d + 1) * hidden + hidden + 1."""
+        """Number of trained weights: (d + d_column + 1) * hidden + hidden + 1."""
         return self.W1.size + self.b1.size + self.W2.size + self.b2.size
 
     def predict(self, rows: Float32, columns: Float32, out: Float32 | None = None) -> Float32:
-        """Raw-scale influence of every row on every column: rows [m, d], columns [n, d] -> [m, n].
+        """Raw-scale influence of every row on every column: rows [m, d], columns [n, d_column] -> [m, n].
 
         Works in tiles of about 16 x 512 pairs that stay in cache; beside the inputs and the result the
         memory does not grow with m or n. `out` (float32 [m, n], writable) is filled and returned when
@@ -108,7 +119,7 @@ class InfluenceNetwork:
         return out
 
     def predict_pairs(self, rows: Float32, columns: Float32) -> Float32:
-        """Raw-scale influence of rows[k] on columns[k]: two arrays [k, d] -> [k].
+        """Raw-scale influence of rows[k] on columns[k]: [k, d] and [k, d_column] -> [k].
 
         Raises ValueError when shapes do not fit.
         """
@@ -147,14 +158,16 @@ class InfluenceNetwork:
                     raise IntegrityError(f"{path}: not an InfluenceNetwork (format {kind!r})")
                 weights = [file.get_tensor(name) for name in _WEIGHTS]
             scale, shift = json.loads(metadata["scale"]), json.loads(metadata["shift"])
-            return cls.from_weights(*weights, scale=scale, shift=shift)
+            dimension = int(metadata["dimension"])
+            return cls.from_weights(*weights, dimension=dimension, scale=scale, shift=shift)
         except (SafetensorError, KeyError, ValueError) as e:
             raise IntegrityError(f"{path}: broken InfluenceNetwork file ({e})") from e
 
     def _check(self, rows: npt.NDArray[Any], columns: npt.NDArray[Any]) -> None:
-        for name, x in (("rows", rows), ("columns", columns)):
-            if x.ndim != 2 or x.shape[1] != self.dimension:
-                raise ValueError(f"{name} must be [n, {self.dimension}], got {list(x.shape)}")
+        wanted = {"rows": (rows, self.dimension), "columns": (columns, self.column_dimension)}
+        for name, (x, d) in wanted.items():
+            if x.ndim != 2 or x.shape[1] != d:
+                raise ValueError(f"{name} must be [n, {d}], got {list(x.shape)}")
 
     def _row_terms(self, rows: Float32) -> torch.Tensor:
         """A = rows W1r^T, [m, hidden]."""

@@ -87,8 +87,8 @@ def fit(
 ) -> tuple[InfluenceNetwork, FitReport]:
     """Fit `net(e_i ++ e_j) ~ influence(i, j)` by mean squared error.
 
-    row_embeddings [R, d], column_embeddings [C, d]; label k says that row `row_index[k]` has influence
-    `values[k]` on column `column_index[k]`.
+    row_embeddings [R, d]; column_embeddings [C, d], or [C, 0] for a function of the row alone; label k
+    says that row `row_index[k]` has influence `values[k]` on column `column_index[k]`.
 
     `mlp-paper` (methods.md 1): Linear(2d, hidden), ReLU, Linear(hidden, 1); Adam, lr 1e-4, 20 epochs,
     batch 64; targets min-max scaled, scaled back at prediction. `mlp`: the same layers; standardised
@@ -107,7 +107,7 @@ def fit(
         raise ValueError(f"unknown architecture {architecture!r} with {hidden} hidden units")
     scaling, shift, scale = _scaling(z, architecture)
     if z.min() == z.max() or scale == 0:
-        network = _constant(row_embeddings.shape[1], hidden, float(z[0]))
+        network = _constant(row_embeddings.shape[1], column_embeddings.shape[1], hidden, float(z[0]))
         seconds = time.perf_counter() - start
         return network, FitReport(architecture, 0, 0, 0.0, None, seconds, len(z), **scaling)
 
@@ -119,7 +119,7 @@ def fit(
     recipe = _recipe(architecture, len(train))
     # A caller's no_grad or inference mode must not reach the training.
     with torch.inference_mode(False), torch.enable_grad():
-        parameters = _initial(row_embeddings.shape[1], hidden, generator)
+        parameters = _initial(row_embeddings.shape[1], column_embeddings.shape[1], hidden, generator)
         epochs, best_epoch = _train(parameters, labels, train, held_out, recipe, generator, progress)
         report = FitReport(
             architecture=architecture,
@@ -134,7 +134,8 @@ def fit(
         )
     W1r, W1c, b1, W2, b2 = (p.detach().numpy() for p in parameters)
     W1 = np.concatenate([W1r, W1c], axis=1)
-    return InfluenceNetwork.from_weights(W1, b1, W2, b2, scale=scale, shift=shift), report
+    d = row_embeddings.shape[1]
+    return InfluenceNetwork.from_weights(W1, b1, W2, b2, dimension=d, scale=scale, shift=shift), report
 
 
 def _checked(
@@ -144,9 +145,9 @@ def _checked(
     if z.ndim != 1 or len(z) == 0 or row_index.shape != z.shape or column_index.shape != z.shape:
         shapes = [list(x.shape) for x in (row_index, column_index, z)]
         raise ValueError(f"row_index, column_index and values must be [k] with k > 0, got {shapes}")
-    if rows.ndim != 2 or columns.ndim != 2 or rows.shape[1] != columns.shape[1]:
+    if rows.ndim != 2 or columns.ndim != 2 or columns.shape[1] not in (0, rows.shape[1]):
         shapes = [list(rows.shape), list(columns.shape)]
-        raise ValueError(f"embeddings must be [R, d] and [C, d], got {shapes}")
+        raise ValueError(f"embeddings must be [R, d] and [C, d] or [C, 0], got {shapes}")
     for name, index, table in (("row_index", row_index, rows), ("column_index", column_index, columns)):
         if index.min() < 0 or index.max() >= len(table):
             span = f"{index.min()} to {index.max()}"
@@ -170,9 +171,10 @@ def _scaling(z: Float64, architecture: Architecture) -> tuple[dict[str, Any], fl
     return {"mean": mean, "std": std}, mean, std
 
 
-def _constant(dimension: int, hidden: int, value: float) -> InfluenceNetwork:
-    W1, W2 = np.zeros((hidden, 2 * dimension)), np.zeros((1, hidden))
-    return InfluenceNetwork.from_weights(W1, np.zeros(hidden), W2, np.zeros(1), shift=value)
+def _constant(dimension: int, column_dimension: int, hidden: int, value: float) -> InfluenceNetwork:
+    W1, W2 = np.zeros((hidden, dimension + column_dimension)), np.zeros((1, hidden))
+    zeros = np.zeros(hidden), W2, np.zeros(1)
+    return InfluenceNetwork.from_weights(W1, *zeros, dimension=dimension, shift=value)
 
 
 def _labels(
@@ -209,7 +211,7 @@ def _recipe(architecture: Architecture, n: int) -> _Recipe:
     return _Recipe(learning_rate=1e-3, weight_decay=0.01, batch=batch, epochs=300, patience=20)
 
 
-def _initial(dimension: int, hidden: int, generator: torch.Generator) -> Parameters:
+def _initial(dimension: int, column_dimension: int, hidden: int, generator: torch.Generator) -> Parameters:
     """W1r, W1c, b1, W2, b2 as torch's Linear starts them: uniform in +-1/sqrt(fan-in)."""
 
     def uniform(fan_in: int, *shape: int) -> torch.Tensor:
@@ -217,8 +219,9 @@ def _initial(dimension: int, hidden: int, generator: torch.Generator) -> Paramet
         draw = torch.rand(shape, generator=generator, dtype=torch.float32)
         return ((2 * draw - 1) * bound).requires_grad_()
 
-    d, h = dimension, hidden
-    return [uniform(2 * d, h, d), uniform(2 * d, h, d), uniform(2 * d, h), uniform(h, 1, h), uniform(h, 1)]
+    d, c, h = dimension, column_dimension, hidden
+    fan_in = d + c
+    return [uniform(fan_in, h, d), uniform(fan_in, h, c), uniform(fan_in, h), uniform(h, 1, h), uniform(h, 1)]
 
 
 def _train(

@@ -1,4 +1,9 @@
-"""DELIFT (SE): the cosine of two examples' sentence embeddings (methods.md 1.2)."""
+"""DELIFT (SE): the cosine of two examples' sentence embeddings (methods.md 1.2).
+
+influence(i, j) = cos(emb(x_i ++ y_i), emb(x_j ++ y_j)), with emb of `encoders.Encoder`: a pool row is
+embedded after `encoder.pool_prefix`, a target row after `encoder.target_prefix`. Where the two prefixes
+differ, a text has two embeddings, one per side, and is no longer its own best match by rule.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +12,42 @@ from collections import Counter
 import numpy as np
 
 from nncift_core.config import Config
-from nncift_core.encoders import encoder_key
+from nncift_core.encoders import Side, encoder_key
 from nncift_core.hashing import digest
 from nncift_core.influence.contract import CostModel, Float32, Pairwise, Progress, Rows
 
+_SIDES: tuple[Side, Side] = ("row", "column")
+
 
 class DeliftSE(Pairwise):
-    """influence(i, j) = cos(emb(x_i ++ y_i), emb(x_j ++ y_j)), from embeddings made beforehand."""
+    """Cosine similarity from embeddings made beforehand, [-1, 1]; linear work, no forward pass per pair."""
 
     name = "delift-se"
     version = 1
-    # No forward pass per pair: the embeddings, one pass a row, are there already.
     cost = CostModel()
     needs = frozenset({"embedding"})
 
-    def __init__(self, encoder_key: str) -> None:
-        self._encoder_key = encoder_key
+    def __init__(self, row_key: str, column_key: str | None = None) -> None:
+        """row_key, column_key: `encoder_key` of the two sides; column_key None: the same."""
+        self._keys = {"encoder": row_key}
+        if column_key is not None and column_key != row_key:
+            self._keys["target_encoder"] = column_key
         self.counters: Counter[str] = Counter()
 
     @classmethod
     def from_config(cls, config: Config, device: str) -> DeliftSE:
         """The function of `config`; it runs on the CPU whatever the device."""
-        return cls(encoder_key(config.encoder, config.base_dir))
+        row, column = (encoder_key(config.encoder, config.base_dir, side) for side in _SIDES)
+        return cls(row, column)
 
     @classmethod
     def key_of(cls, config: Config) -> str:
         """What `key()` of `from_config(config, ...)` gives."""
-        return cls(encoder_key(config.encoder, config.base_dir)).key()
+        return cls.from_config(config, "cpu").key()
 
     def key(self) -> str:
-        """Digest of name, version and encoder key."""
-        return digest({"name": self.name, "version": self.version, "encoder": self._encoder_key})
+        """Digest of name, version and encoder key; of both sides' keys where they differ."""
+        return digest({"name": self.name, "version": self.version, **self._keys})
 
     def tile(self, rows: Rows, columns: Rows, progress: Progress | None = None) -> Float32:
         """Cosines [len(rows), len(columns)], clipped to [-1, 1] against rounding.

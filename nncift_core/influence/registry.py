@@ -45,6 +45,14 @@ class Stateful(Registered, Protocol):
         ...
 
 
+class Featured(Registered, Protocol):
+    """A class whose `needs` names "features"."""
+
+    def feature_width(self, config: Config) -> int:
+        """Numbers that the features of one row are, at most: for forecasts of disk space."""
+        ...
+
+
 def implementation(config: Config) -> Registered:
     """The class of the configured function; imports its module, and with it no torch."""
     module, _, name = CATALOGUE[config.influence.function].implementation.partition(":")

@@ -29,12 +29,15 @@ def assess_estimator(problem: Problem, plan: ExactPlan, ref: EstimatorRef) -> li
     fitted = np.arange(len(rows)) < len(labels[0])
     row_ids, i = np.unique(rows, return_inverse=True)
     column_ids, j = np.unique(columns, return_inverse=True)
-    row_vectors, column_vectors = problem.vectors.load(row_ids), problem.vectors.load(column_ids)
+    row_vectors = problem.embeddings(row_ids, "row")
+    column_vectors = problem.embeddings(column_ids, "column")
     network = load_estimator(problem, ref)
     predictions: dict[str, npt.NDArray[Any]] = {
         ref.architecture: _predict(network, row_vectors, column_vectors, i, j)
     }
-    for baseline in default_baselines(row_vectors, column_vectors):
+    row_texts = problem.texts(row_ids)
+    column_texts = None if problem.config.pointwise else problem.texts(column_ids)
+    for baseline in default_baselines(row_vectors, column_vectors, row_texts, column_texts):
         baseline.fit(i[fitted], j[fitted], truth[fitted])
         predictions[baseline.name] = baseline.predict_pairs(i, j)
     d = plan.design
@@ -45,7 +48,7 @@ def assess_estimator(problem: Problem, plan: ExactPlan, ref: EstimatorRef) -> li
         columns=columns,
         quadrants=quadrant(np.isin(rows, d.label_rows), np.isin(columns, d.label_columns)),
         function=problem.config.influence.function,
-        target_tasks=_tasks(problem, columns),
+        target_tasks=None if problem.config.pointwise else _tasks(problem, columns),
         seed=problem.config.seed,
     )
     return [asdict(q) for q in quality]

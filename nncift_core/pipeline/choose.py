@@ -182,13 +182,14 @@ def selected_rows(problem: Problem, path: str) -> Int64:
 def scores_table(run_id: str, problem: Problem, choice: Choice) -> pa.Table:
     """View `scores`: one row per pool row and target task."""
     rows, tasks = choice.scores.shape
+    variant = "value" if problem.config.pointwise else "mean"
     origin = np.where(choice.exact_rows, "exact", "estimated")
     return pa.table(
         {
             "run_id": pa.array([run_id] * (rows * tasks), pa.string()).dictionary_encode(),
             "function": pa.array([problem.config.influence.function] * (rows * tasks)).dictionary_encode(),
             "task": pa.array(np.repeat(problem.task_names, rows).tolist(), pa.string()).dictionary_encode(),
-            "variant": pa.array(["mean"] * (rows * tasks)).dictionary_encode(),
+            "variant": pa.array([variant] * (rows * tasks)).dictionary_encode(),
             "seed": pa.array(np.full(rows * tasks, problem.config.seed, np.int64)),
             "origin": pa.array(np.tile(origin, tasks).tolist(), pa.string()).dictionary_encode(),
             "train_id": pa.array(np.tile(problem.pool.example_ids, tasks)),

@@ -36,8 +36,8 @@ def estimator_key(problem: Problem, plan: ExactPlan) -> str:
     c = problem.config
     return digest(
         {
-            "function": problem.keys.function,
-            "encoder": problem.keys.encoder,
+            "function": problem.keys.values,
+            "encoder": problem.keys.encoders if problem.keys.column_encoder else problem.keys.encoder,
             "design": plan.design.ref.key,
             "architecture": c.architecture(),
             "hidden": c.estimator.hidden,
@@ -67,8 +67,8 @@ def train(
     row_ids, row_index = np.unique(rows, return_inverse=True)
     column_ids, column_index = np.unique(columns, return_inverse=True)
     network, report = fit(
-        problem.vectors.load(row_ids),
-        problem.vectors.load(column_ids),
+        problem.embeddings(row_ids, "row"),
+        problem.embeddings(column_ids, "column"),
         row_index,
         column_index,
         values,
@@ -95,7 +95,7 @@ def train(
         key=key,
         rows=len(values),
         producer="train-influence-network",
-        parents=(plan.design.ref.path, *store.files(row_ids), *problem.vectors.files(row_ids)),
+        parents=(plan.design.ref.path, *store.files(row_ids), *problem.vectors("row").files(row_ids)),
         meta={"reference": ref.model_dump(), "fit": asdict(report)},
     )
     return ref
@@ -125,11 +125,11 @@ def estimate_shard(
     store = problem.estimate_store(ref.key)
     network = load_estimator(problem, ref)
     rows = np.array(shard.rows, np.int64)
-    row_vectors = problem.vectors.load(rows)
+    row_vectors = problem.embeddings(rows, "row")
     computed = 0
     for columns in problem.column_shards:
         missing = ~store.coverage(rows, columns)
-        vectors = problem.vectors.load(columns) if missing.any() else None
+        vectors = problem.embeddings(columns, "column") if missing.any() else None
         for r, k in rectangles(missing):
             assert vectors is not None
             values = network.predict(row_vectors[r], vectors[k])

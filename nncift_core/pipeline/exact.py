@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nncift_core.estimator.labels import BlockDesign, audit_pairs, block_design
-from nncift_core.influence.contract import Float32, InfluenceFunction, Rows
+from nncift_core.influence.contract import Float32, InfluenceFunction, Rows, Side
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.designs import StoredDesign, find_or_make
 from nncift_core.store.segments import SegmentStore, rectangles
@@ -23,7 +23,9 @@ from nncift_core.store.segments import SegmentStore, rectangles
 Int64 = npt.NDArray[np.int64]
 Progress = Callable[[int], None]
 
+# Pairs between two looks at what others have stored; cheap pairs are not worth the look.
 CHUNK_PAIRS = 256
+CHEAP_CHUNK_PAIRS = 1 << 18
 FLUSH_SECONDS = 15.0
 AUDIT_SHARD = 2048
 
@@ -125,21 +127,24 @@ class _Work:
         self.store = problem.exact_store
         self.parents = problem.valued
         self.counted = Counter(function.counters)
+        self.pointwise = function.kind == "pointwise"
+        costly = self.pointwise or function.cost.per_pair > 0
+        self.chunk = CHUNK_PAIRS if costly else CHEAP_CHUNK_PAIRS
 
     def block(self, rows: Int64, columns: Int64) -> int:
-        """Rows [r] x columns [c], in chunks of about CHUNK_PAIRS pairs; returns computed pairs."""
-        pool, targets = self._texts(rows), self._texts(columns)
+        """Rows [r] x columns [c], in chunks of whole rows; returns computed pairs."""
+        pool, targets = self._texts(rows, "row"), self._texts(columns, "column")
         done: list[tuple[Int64, Float32]] = []
         computed, since = 0, time.monotonic()
-        step = max(1, CHUNK_PAIRS // len(columns))
+        step = max(1, self.chunk // len(columns))
         for start in range(0, len(rows), step):
             chunk = np.arange(start, min(start + step, len(rows)))
             missing = ~self.store.coverage(rows[chunk], columns)
             if missing.all():
-                done.append((rows[chunk], self.function.tile(pool.take(chunk), targets, self.progress)))
+                done.append((rows[chunk], self._tile(pool.take(chunk), targets)))
             elif missing.any():
                 for r, k in rectangles(missing):
-                    values = self.function.tile(pool.take(chunk[r]), targets.take(k), self.progress)
+                    values = self._tile(pool.take(chunk[r]), targets.take(k))
                     self._write([(rows[chunk][r], values)], columns[k])
             computed += int(missing.sum())
             if time.monotonic() - since > FLUSH_SECONDS:
@@ -151,20 +156,34 @@ class _Work:
     def scattered(self, rows: Int64, columns: Int64) -> int:
         """Pairs (rows[k], columns[k]), in chunks; returns computed pairs."""
         computed = 0
+        # Features of pairs are loaded pair by pair, so chunks stay small whatever a pair costs.
         for start in range(0, len(rows), CHUNK_PAIRS):
             r, k = rows[start : start + CHUNK_PAIRS], columns[start : start + CHUNK_PAIRS]
             unknown = np.isnan(self.store.lookup(r, k))
             r, k = r[unknown], k[unknown]
             if len(r):
-                values = self.function.pairs(self._texts(r), self._texts(k), self.progress)
+                values = self._pairs(self._texts(r, "row"), self._texts(k, "column"))
                 self.store.write_pairs(
                     r, k, values, producer="exact-influence", parents=self.parents, counts=self._counts()
                 )
                 computed += len(r)
         return computed
 
-    def _texts(self, content_ids: Int64) -> Rows:
-        return self.problem.texts(content_ids, embeddings="embedding" in self.function.needs)
+    def _texts(self, content_ids: Int64, side: Side) -> Rows:
+        if self.pointwise and side == "column":
+            nothing = ("",) * len(content_ids)
+            return Rows(content_ids, nothing, nothing)
+        return self.problem.texts(content_ids, self.function.needs, side)
+
+    def _tile(self, rows: Rows, columns: Rows) -> Float32:
+        if self.pointwise:
+            return self.function.values(rows, self.progress)[:, None]
+        return self.function.tile(rows, columns, self.progress)
+
+    def _pairs(self, rows: Rows, columns: Rows) -> Float32:
+        if self.pointwise:
+            return self.function.values(rows, self.progress)
+        return self.function.pairs(rows, columns, self.progress)
 
     def _write(self, done: list[tuple[Int64, Float32]], columns: Int64) -> None:
         if done:

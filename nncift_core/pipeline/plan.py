@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +14,20 @@ import numpy.typing as npt
 from nncift_core.config import Config
 from nncift_core.errors import HubUnreachable
 from nncift_core.hashing import content_hash, content_id
+from nncift_core.influence.registry import Featured, implementation
 from nncift_core.pipeline.downstream import check_student
 from nncift_core.pipeline.embed import embeddings_needed
 from nncift_core.pipeline.exact import label_counts
+from nncift_core.pipeline.features import features_needed
 from nncift_core.pipeline.inputs import Input, check_devices, read_inputs
-from nncift_core.pipeline.problem import design_family, keys_of
+from nncift_core.pipeline.problem import POINTWISE, design_family, keys_of
+from nncift_core.pipeline.state import expected_state, needs_state
 from nncift_core.store.designs import find
 from nncift_core.store.runs import read_costs
 from nncift_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+Int64 = npt.NDArray[np.int64]
 
 # Forecasts err on the large side: benchmarks/storage.py prints 3.9 bytes per pair of a stored tile, and
 # zstd brings text with its identifiers to less than this share of its size.
@@ -35,11 +38,11 @@ TEXT_BYTES_STORED = 0.8
 def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
     """Counts and forecasts of a run over `workspace`, which need not exist.
 
-    Keys: pool_rows, target_rows, rows_dropped, duplicates, pairs (rows x rows), exact_pairs
-    (distinct contents that are labelled or audited), test_rows, fine_tunes (models trained),
-    forecast_seconds (from the costs recorded in
-    this workspace; None while a needed stage has none), forecast_disk_mb. Raises UserError as `run`,
-    but a hub that cannot be reached only warns: nothing is needed from it yet.
+    Keys: pool_rows, target_rows, rows_dropped, duplicates, pairs (rows x rows; rows for a pointwise
+    function), exact_pairs (distinct contents that are labelled or audited), features (rows and target
+    rows whose features they need, at most), test_rows, fine_tunes (models trained), forecast_seconds
+    (from the costs recorded in this workspace; None while a needed stage has none), forecast_disk_mb.
+    Raises UserError as `run`, but a hub that cannot be reached only warns: nothing is needed from it yet.
     """
     inputs = read_inputs(config)
     check_devices(config)
@@ -53,15 +56,25 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
     targets = [i for i in inputs if i.role == "target"] or pool
     rows, columns = _contents([i for i in inputs if i.role in ("pool", "existing")]), _contents(targets)
     pool_rows, target_rows = (sum(len(i.examples) for i in side) for side in (pool, targets))
+    contents = len(rows if config.pointwise else np.union1d(rows, columns))
+    if config.pointwise:
+        columns = np.array([POINTWISE])
     pairs = len(rows) * len(columns)
     everything = config.influence.label_fraction >= 1
-    labelled = _labelled(config, ws, rows, columns)
+    own_rows = _contents(pool)
+    label_rows, label_columns = _labelled(config, ws, own_rows, rows, columns)
+    labelled = label_rows * label_columns
     audit = 0 if everything else min(config.influence.audit_pairs, pairs - labelled)
     exact = labelled + audit
-    contents = len(np.union1d(rows, columns))
+    features = 0
+    if features_needed(config):
+        # Each audit pair may bring a row and a column of its own.
+        features = min(len(rows), label_rows + audit) + min(len(columns), label_columns + audit)
     items = {
         "ingest": sum(len(i.examples) for i in inputs),
         "embed": contents if embeddings_needed(config) else 0,
+        "prepare-function": int(needs_state(config)),
+        "features": features,
         "exact-influence": exact,
         "estimate-influence": 0 if everything else pairs,
         "select": pool_rows,
@@ -72,12 +85,15 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
         "target_rows": target_rows,
         "rows_dropped": sum(len(i.report.dropped) for i in inputs),
         "duplicates": sum(i.report.duplicates for i in inputs),
-        "pairs": pool_rows * target_rows,
+        "pairs": pool_rows * (1 if config.pointwise else target_rows),
         "exact_pairs": exact,
+        "features": features,
         "test_rows": sum(len(i.examples) for i in inputs if i.role == "test"),
         "fine_tunes": _fine_tunes(config),
         "forecast_seconds": _seconds(items, ws),
-        "forecast_disk_mb": _disk_mb(config, inputs, contents, exact + (0 if everything else pairs)),
+        "forecast_disk_mb": _disk_mb(
+            config, inputs, contents, features, exact + (0 if everything else pairs)
+        ),
     }
 
 
@@ -102,27 +118,26 @@ def _downstream(config: Config, tests: list[Input], pool_rows: int) -> dict[str,
     }
 
 
-def _contents(inputs: list[Input]) -> npt.NDArray[np.int64]:
+def _contents(inputs: list[Input]) -> Int64:
     """Distinct content ids, in order of arrival."""
     ids = dict.fromkeys(content_id(content_hash(e.prompt, e.response)) for i in inputs for e in i.examples)
     return np.fromiter(ids, np.int64, len(ids))
 
 
-def _labelled(
-    config: Config, ws: Workspace, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
-) -> int:
-    """Labelled pairs: those of the design that a run would keep, else of a fresh draw."""
+def _labelled(config: Config, ws: Workspace, pool: Int64, rows: Int64, columns: Int64) -> tuple[int, int]:
+    """Labelled rows and columns: those of the design that a run would keep, else of a fresh draw."""
     try:
         keys = keys_of(config)
     except HubUnreachable as e:
         logger.warning("%s", e)
-        return math.prod(label_counts(len(rows), len(columns), config.influence.label_fraction))
+        return label_counts(len(rows), len(columns), config.influence.label_fraction)
+    keys = keys.with_state(expected_state(ws, config, keys, pool))
     growth = 0.0 if config.influence.label_fraction >= 1 else config.estimator.refit_growth
     kept = find(ws, design_family(config, keys), rows, columns, growth)
     if kept is None:
-        return math.prod(label_counts(len(rows), len(columns), config.influence.label_fraction))
+        return label_counts(len(rows), len(columns), config.influence.label_fraction)
     present = np.isin(rows, kept.label_rows).sum(), np.isin(columns, kept.label_columns).sum()
-    return int(present[0] * present[1])
+    return int(present[0]), int(present[1])
 
 
 def _seconds(items: dict[str, int], ws: Workspace) -> float | None:
@@ -143,14 +158,22 @@ def _seconds(items: dict[str, int], ws: Workspace) -> float | None:
     return round(total, 1)
 
 
-def _disk_mb(config: Config, inputs: list[Input], contents: int, values: int) -> float:
+def _disk_mb(config: Config, inputs: list[Input], contents: int, features: int, values: int) -> float:
     text = sum(
         len(e.prompt) + len(e.response) + len(json.dumps(e.record, default=str))
         for i in inputs
         for e in i.examples
     )
     vectors = contents * _dimension(config) * 4 if embeddings_needed(config) else 0
+    vectors += features * _feature_width(config) * 4
     return round((text * TEXT_BYTES_STORED + vectors + values * TILE_BYTES_PER_PAIR) / 1e6, 1)
+
+
+def _feature_width(config: Config) -> int:
+    """Numbers that the features of one row are, at most."""
+    if not features_needed(config):
+        return 0
+    return cast(Featured, implementation(config)).feature_width(config)
 
 
 def _dimension(config: Config) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,7 +12,7 @@ from nncift_core.config import Config
 from nncift_core.encoders import encoder_key
 from nncift_core.finetune import student_key
 from nncift_core.hashing import digest
-from nncift_core.influence.contract import Rows
+from nncift_core.influence.contract import Rows, Side
 from nncift_core.influence.registry import function_key
 from nncift_core.store.datasets import Dataset
 from nncift_core.store.references import DatasetRef
@@ -22,32 +22,58 @@ from nncift_core.store.workspace import Workspace
 
 Int64 = npt.NDArray[np.int64]
 
+SIDES: tuple[Side, Side] = ("row", "column")
+POINTWISE = 0
+ALL_TASKS = "all"
+
 
 @dataclass(frozen=True)
 class Keys:
-    """Identities of what the job computes with; found without loading a model."""
+    """Identities of what the job computes with; found without loading a model.
+
+    column_encoder: of target rows, where they are embedded otherwise than pool rows; state: of a function
+    that is fitted to a sample of the pool first (`pipeline.state`), once the data is known.
+    """
 
     encoder: str
     function: str
     student: str | None = None
+    column_encoder: str | None = None
+    state: str | None = None
 
     def models(self) -> dict[str, str]:
-        """By role, for `run_key`; the student only where one is trained."""
-        found = {"encoder": self.encoder, "function": self.function}
-        return found | ({"student": self.student} if self.student else {})
+        """By role, for `run_key`: what the config alone decides."""
+        found = {"encoder": self.encoder, "column_encoder": self.column_encoder}
+        found |= {"function": self.function, "student": self.student}
+        return {role: key for role, key in found.items() if key is not None}
+
+    def with_state(self, state: str | None) -> Keys:
+        """These keys, for values computed with `state`."""
+        return replace(self, state=state)
+
+    @property
+    def values(self) -> str:
+        """Under which key influence values are stored."""
+        return digest([self.function, self.state]) if self.state else self.function
+
+    @property
+    def encoders(self) -> list[str]:
+        """Keys of the encoders of rows and columns; one where they are the same."""
+        return [self.encoder, *([self.column_encoder] if self.column_encoder else [])]
 
 
 def keys_of(config: Config) -> Keys:
     """Keys of encoder, function and student; raises UserError when a model cannot be found."""
     trained = student_key(config) if config.finetune is not None else None
-    return Keys(encoder_key(config.encoder, config.base_dir), function_key(config), trained)
+    row, column = (encoder_key(config.encoder, config.base_dir, side) for side in SIDES)
+    return Keys(row, function_key(config), trained, column if column != row else None)
 
 
 def design_family(config: Config, keys: Keys) -> str:
     """What label designs share: function, encoder, kind of labels, fraction, seed. Not the data: which
     design fits which rows is decided by their contents."""
     labels = [config.labels(), config.influence.label_fraction, config.seed]
-    return digest([keys.function, keys.encoder, *labels])
+    return digest([keys.values, *keys.encoders, *labels])
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +82,7 @@ class Problem:
 
     Rows of the matrix are distinct contents of the pool, then those of `selection.existing` that the
     pool lacks; columns are distinct contents of the targets. Views and selection expand to rows.
+    A pointwise function has one column, `POINTWISE`, which is no content; its target rows are not valued.
     """
 
     ws: Workspace
@@ -95,7 +122,7 @@ class Problem:
     @cached_property
     def column_shards(self) -> list[Int64]:
         """Column contents, block by block."""
-        return _distinct(self.targets)
+        return [np.array([POINTWISE])] if self.config.pointwise else _distinct(self.targets)
 
     @cached_property
     def rows(self) -> Int64:
@@ -114,7 +141,9 @@ class Problem:
 
     @cached_property
     def column_of_target(self) -> Int64:
-        """Index into `columns` of every target row."""
+        """Index into `columns` of every target row ([1] for a pointwise function)."""
+        if self.config.pointwise:
+            return np.zeros(1, np.int64)
         place = {c: j for j, c in enumerate(self.columns.tolist())}
         return np.array([place[c] for c in self.target_contents.tolist()], dtype=np.int64)
 
@@ -125,13 +154,13 @@ class Problem:
 
     @cached_property
     def task_of_target(self) -> Int64:
-        """Index into `task_names` of every target row."""
+        """Index into `task_names` of every target row ([1] for a pointwise function)."""
         place = {t: k for k, t in enumerate(self.task_names)}
         return np.array([place[t] for t in self._tasks], dtype=np.int64)
 
     @cached_property
     def _tasks(self) -> list[str]:
-        return [t for d in self.targets for t in d.tasks()]
+        return [ALL_TASKS] if self.config.pointwise else [t for d in self.targets for t in d.tasks()]
 
     @property
     def all_exact(self) -> bool:
@@ -139,14 +168,31 @@ class Problem:
         return self.config.influence.label_fraction >= 1
 
     @cached_property
-    def vectors(self) -> VectorStore:
-        """Embeddings under the job's encoder."""
-        return VectorStore(self.ws, self.keys.encoder)
+    def _vectors(self) -> dict[str, VectorStore]:
+        return {key: VectorStore(self.ws, key) for key in self.keys.encoders}
+
+    def vectors(self, side: Side) -> VectorStore:
+        """Embeddings of rows or of columns; one store where both are embedded alike."""
+        return self._vectors[self.keys.encoders[0 if side == "row" else -1]]
+
+    @cached_property
+    def _features(self) -> dict[Side, VectorStore]:
+        return {side: VectorStore(self.ws, digest([self.keys.values, side]), "features") for side in SIDES}
+
+    def features(self, side: Side) -> VectorStore:
+        """Features of the influence function, of rows or of columns."""
+        return self._features[side]
 
     @cached_property
     def exact_store(self) -> SegmentStore:
         """Exact values under the job's function."""
-        return SegmentStore(self.ws, "exact", self.keys.function)
+        return SegmentStore(self.ws, "exact", self.keys.values)
+
+    def embeddings(self, content_ids: Int64, side: Side) -> npt.NDArray[np.float32]:
+        """Embeddings [n, d] of rows or columns; [n, 0] for the column of a pointwise function."""
+        if side == "column" and self.config.pointwise:
+            return np.empty((len(content_ids), 0), np.float32)
+        return self.vectors(side).load(content_ids)
 
     def estimate_store(self, estimator_key: str) -> SegmentStore:
         """Estimates of one estimator."""
@@ -158,8 +204,9 @@ class Problem:
     def _estimate_stores(self) -> dict[str, SegmentStore]:
         return {}
 
-    def texts(self, content_ids: Int64, *, embeddings: bool = False) -> Rows:
-        """Texts of `content_ids` [n] wherever they are stored, with embeddings when asked for."""
+    def texts(self, content_ids: Int64, needs: frozenset[str] = frozenset(), side: Side = "row") -> Rows:
+        """Texts of `content_ids` [n] wherever they are stored, with what `needs` names of "embedding" and
+        "features", as rows or as columns of the matrix."""
         found: dict[int, tuple[str, str]] = {}
         for dataset in self.datasets:
             here = np.array([c for c in content_ids.tolist() if c not in found], dtype=np.int64)
@@ -168,8 +215,9 @@ class Problem:
                 t = dataset.texts(here)
                 found.update(zip(here.tolist(), zip(t.prompts, t.responses, strict=True), strict=True))
         pairs = [found[c] for c in content_ids.tolist()]
-        vectors = self.vectors.load(content_ids) if embeddings else None
-        return Rows(content_ids, tuple(p for p, _ in pairs), tuple(r for _, r in pairs), vectors)
+        vectors = self.embeddings(content_ids, side) if "embedding" in needs else None
+        features = self.features(side).load(content_ids) if "features" in needs else None
+        return Rows(content_ids, tuple(p for p, _ in pairs), tuple(r for _, r in pairs), vectors, features)
 
     def family(self) -> str:
         """Under which key label designs of this job are kept."""

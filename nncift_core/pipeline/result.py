@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from nncift_core.influence.registry import implementation
 from nncift_core.pipeline.embed import embeddings_needed
 from nncift_core.pipeline.exact import ExactPlan
-from nncift_core.pipeline.problem import Problem
+from nncift_core.pipeline.problem import SIDES, Problem
 from nncift_core.store.datasets import Dataset
 from nncift_core.store.files import sum_counts
 from nncift_core.store.references import EstimatorRef
@@ -22,7 +23,8 @@ def members_table(problem: Problem, plan: ExactPlan) -> pa.Table:
     """
     parts = [_side("row", problem.pool, plan.design.label_rows, candidate=True)]
     parts += [_side("row", d, plan.design.label_rows, candidate=False) for d in problem.of_role("existing")]
-    parts += [_side("column", d, plan.design.label_columns, candidate=True) for d in problem.targets]
+    if not problem.config.pointwise:
+        parts += [_side("column", d, plan.design.label_columns, candidate=True) for d in problem.targets]
     return pa.concat_tables(parts)
 
 
@@ -44,13 +46,15 @@ def run_facts(problem: Problem, plan: ExactPlan, exact_pairs_used: int) -> dict[
 
     Counts of cut texts are summed over all stored values the run uses, computed now or reused.
     """
-    ids = np.unique(np.concatenate([problem.rows, problem.columns]))
-    files = problem.exact_store.files(problem.rows)
-    if embeddings_needed(problem.config):
-        files = [*files, *problem.vectors.files(ids)]
+    files = set(problem.exact_store.files(problem.rows))
+    for side, ids in zip(SIDES, (problem.rows, problem.columns), strict=True):
+        if embeddings_needed(problem.config):
+            files.update(problem.vectors(side).files(ids))
+        if "features" in implementation(problem.config).needs:
+            files.update(problem.features(side).files(ids))
     refs = [d.ref for d in problem.datasets]
     return {
-        **sum_counts(problem.ws.root, files),
+        **sum_counts(problem.ws.root, sorted(files)),
         "duplicates": sum(r.duplicates for r in refs),
         "dropped_rows": sum(len(r.dropped) for r in refs),
         "labelled_rows": plan.design.ref.rows,
@@ -78,7 +82,7 @@ def result_record(
         ],
         "matrix": {
             "function": problem.config.influence.function,
-            "function_key": problem.keys.function,
+            "function_key": problem.keys.values,
             "encoder_key": problem.keys.encoder,
             "predictor": ref.architecture if ref else None,
             "estimator": ref.model_dump() if ref else None,

@@ -98,7 +98,7 @@ def _estimates(r: Reader) -> Sentence:
     if not found.rows:
         return say("Every influence value is exact; nothing was estimated.", mood="good")
     line = say(
-        "Estimates by {}, on pairs of new rows and new targets ({}):",
+        "Estimates by {}, on values that no fit has seen ({}):",
         value(found, "predictor"), value(found, "quadrant"),
     )  # fmt: skip
     return Sentence(line.parts, mood(found.first["verdict"]), value(found, "verdict"))

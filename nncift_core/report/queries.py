@@ -147,6 +147,9 @@ INFLUENCE = """SELECT quadrant, origin, count(*) AS pairs, count(*) / sum(count(
 EXACT = """SELECT count(*) FILTER (origin = 'exact') AS exact, count(*) AS pairs,
  count(*) FILTER (origin = 'exact') / count(*) AS share FROM influence"""
 
+EXACT_SCORES = """SELECT min(function) AS function, count(*) FILTER (origin = 'exact') AS exact,
+ count(*) AS rows, count(*) FILTER (origin = 'exact') / count(*) AS share FROM scores"""
+
 HISTOGRAM_PARTS = tuple(
     (q, o) for q in ("Q1", "Q2", "Q3", "Q4") for o in ("exact", "estimated") if (q, o) != ("Q1", "estimated")
 )
@@ -191,8 +194,8 @@ QUALITY_BY_TASK = """SELECT target_task, quadrant, n_pairs, r2, spearman, lower,
  ORDER BY target_task, quadrant"""
 
 # The stage that writes the report is left out: it is not over while the report is written.
-_STAGES = """['ingest', 'embed', 'exact-influence', 'train-influence-network', 'estimate-influence', 'select',
- 'fine-tune', 'evaluate']"""
+_STAGES = """['ingest', 'embed', 'prepare-function', 'features', 'exact-influence', 'train-influence-network',
+ 'estimate-influence', 'select', 'fine-tune', 'evaluate']"""
 _NOW = "attempt = (SELECT max(attempt) FROM costs) AND stage <> 'report'"
 COSTS = f"""SELECT stage, items, computed, reused, seconds, peak_rss_mb FROM costs WHERE {_NOW}
  ORDER BY list_position({_STAGES}, stage), stage, device"""

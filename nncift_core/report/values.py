@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nncift_core.report import plots, queries
 from nncift_core.report.blocks import Plot, Section, Title, say, table, value
-from nncift_core.report.queries import Reader
+from nncift_core.report.queries import Data, Reader
 
 
 def influence(r: Reader) -> Section:
     """How influence is distributed, per quadrant and origin, and the rows at both ends."""
     section = Section("influence", "Influence")
     exact = r.ask(queries.EXACT)
-    section.blocks = [
+    section.blocks = _pairs(r, exact) if exact.rows[0]["pairs"] else _single_values(r)
+    ends = ("score:score", "origin", "chosen", "source", "prompt:long", "response:long")
+    section.blocks += [
+        Title("Best rows by score"),
+        table(r.ask(queries.extremes("DESC")), *ends, cards=True),
+        Title("Worst rows by score"),
+        table(r.ask(queries.extremes("ASC")), *ends, cards=True),
+    ]
+    return section
+
+
+def _single_values(r: Reader) -> list[Any]:
+    """What there is to show of a function that values each row by itself."""
+    exact = r.ask(queries.EXACT_SCORES)
+    return [
+        say(
+            "{} gives every pool row one value of its own, whatever the target. {} of {} values are exact "
+            "({}), the rest are estimated from the row’s embedding.",
+            value(exact, "function"), value(exact, "exact", "int"), value(exact, "rows", "int"),
+            value(exact, "share", "share"),
+        ),
+        _scores(r),
+    ]  # fmt: skip
+
+
+def _pairs(r: Reader, exact: Data) -> list[Any]:
+    """How influence of pairs is distributed."""
+    return [
         say(
             "Influence says how much a pool row helps a target row; positive helps. {} of {} pairs are "
             "exact ({}), the rest are estimated. Q1 pairs a labelled row with a labelled target (the "
@@ -32,14 +61,6 @@ def influence(r: Reader) -> Section:
         ),
         _scores(r),
     ]  # fmt: skip
-    ends = ("score:score", "origin", "chosen", "source", "prompt:long", "response:long")
-    section.blocks += [
-        Title("Best rows by score"),
-        table(r.ask(queries.extremes("DESC")), *ends, cards=True),
-        Title("Worst rows by score"),
-        table(r.ask(queries.extremes("ASC")), *ends, cards=True),
-    ]
-    return section
 
 
 def _distribution(r: Reader) -> Plot:

@@ -1,8 +1,9 @@
-"""Embeddings by content: computed once per text and encoder, stored in shards."""
+"""Vectors by content, computed once and stored in shards: embeddings, and features of influence functions."""
 
 from __future__ import annotations
 
 import threading
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,14 @@ Int64 = npt.NDArray[np.int64]
 
 
 class VectorStore:
-    """Vectors of one encoder. `refresh` sees shards that others have written since."""
+    """Vectors under one key: an encoder's, or a function's on one side of the matrix.
 
-    def __init__(self, ws: Workspace, encoder_key: str) -> None:
-        self.ws, self.key = ws, encoder_key
-        self.folder = ws.embedding_dir(encoder_key)
+    `refresh` sees shards that others have written since.
+    """
+
+    def __init__(self, ws: Workspace, key: str, kind: Literal["embedding", "features"] = "embedding") -> None:
+        self.ws, self.key, self.kind = ws, key, kind
+        self.folder = ws.embedding_dir(key) if kind == "embedding" else ws.feature_dir(key)
         self._place: dict[int, tuple[str, int]] = {}
         self._seen: set[str] = set()
         self._lock = threading.RLock()
@@ -55,8 +59,11 @@ class VectorStore:
     ) -> str:
         """Store vectors [n, d] of `content_ids` [n]; returns the shard's relative path.
 
-        counts: what a user should hear of (truncated texts), kept in the manifest.
+        counts: what a user should hear of (truncated texts), kept in the manifest. Raises ValueError
+        for vectors that are not finite.
         """
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"{int((~np.isfinite(vectors)).any(axis=1).sum())} vectors are not finite")
         key = digest([self.key, content_ids.tolist()])
         flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
         table = pa.table(
@@ -70,12 +77,12 @@ class VectorStore:
             self.ws.root,
             path,
             lambda p: pq.write_table(table, p, compression="zstd", use_dictionary=False),
-            kind="embedding",
+            kind=self.kind,
             key=key,
             rows=len(content_ids),
-            producer="embed",
+            producer="embed" if self.kind == "embedding" else "features",
             parents=parents,
-            meta={"encoder": self.key, **(counts or {})},
+            meta={"encoder" if self.kind == "embedding" else "function": self.key, **(counts or {})},
         )
         self.refresh()
         return self.ws.relative(path)
@@ -87,9 +94,7 @@ class VectorStore:
         by_file: dict[str, list[tuple[int, int]]] = {}
         for out_row, c in enumerate(content_ids.tolist()):
             if c not in self._place:
-                raise RunError(
-                    f"no embedding of content {c} under encoder {self.key[:8]}; run the embed stage"
-                )
+                raise RunError(f"no {self.kind} of content {c} under {self.key[:8]}; run again to compute it")
             name, position = self._place[c]
             by_file.setdefault(name, []).append((out_row, position))
         out: Float32 | None = None
@@ -103,6 +108,6 @@ class VectorStore:
         return out if out is not None else np.empty((0, 0), np.float32)
 
     def files(self, content_ids: Int64) -> tuple[str, ...]:
-        """Relative paths of the shards that hold `content_ids`."""
-        names = sorted({self._place[c][0] for c in content_ids.tolist()})
+        """Relative paths of the shards that hold `content_ids`; those without a vector have none."""
+        names = sorted({self._place[c][0] for c in content_ids.tolist() if c in self._place})
         return tuple(self.ws.relative(self.folder / n) for n in names)

@@ -18,7 +18,7 @@ DEFAULT = "nncift-workspace"
 class Workspace:
     """A folder with a format mark; `create` makes it, `open` demands it.
 
-    Folders: datasets/ embeddings/ exact/ designs/ estimators/ estimates/ adapters/
+    Folders: datasets/ embeddings/ states/ features/ exact/ designs/ estimators/ estimates/ adapters/
     evaluations/ runs/ locks/ prefect/ tmp/.
     """
 
@@ -102,6 +102,14 @@ class Workspace:
     def embedding_dir(self, encoder_key: str) -> Path:
         """Embeddings of one encoder."""
         return self.root / "embeddings" / encoder_key[:16]
+
+    def feature_dir(self, feature_key: str) -> Path:
+        """Features of one influence function and side."""
+        return self.root / "features" / feature_key[:16]
+
+    def state_dir(self, state_key: str) -> Path:
+        """What one influence function was fitted to, on one sample of the pool."""
+        return self.root / "states" / state_key[:16]
 
     def exact_dir(self, function_key: str) -> Path:
         """Exact values of one influence function."""

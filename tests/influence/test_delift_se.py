@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nncift_core.config import EncoderConfig, parse_config
+from nncift_core.encoders import encoder_key
+from nncift_core.hashing import digest
 from nncift_core.influence.contract import Rows
 from nncift_core.influence.delift_se import DeliftSE
 
@@ -46,10 +49,28 @@ def test_missing_embeddings_are_named() -> None:
         DeliftSE("k").tile(rows(None, 2), rows(None, 2))
 
 
-def test_key_follows_the_encoder() -> None:
-    assert DeliftSE("a").key() != DeliftSE("b").key()
-    assert DeliftSE("a").key() == DeliftSE("a").key()
+def test_key_follows_the_encoders_of_both_sides() -> None:
+    keys = [DeliftSE("a").key(), DeliftSE("b").key(), DeliftSE("a", "b").key(), DeliftSE("b", "a").key()]
+    assert len(set(keys)) == 4
+    assert DeliftSE("a").key() == DeliftSE("a", "a").key()
     assert len(DeliftSE("a").key()) == 32
+
+
+def test_equal_prefixes_keep_one_key_and_different_ones_enter_it() -> None:
+    def key(**encoder: str) -> str:
+        job = {"pool": {"source": "x"}, "influence": {"function": "delift-se"}, "encoder": encoder}
+        config = parse_config(job)
+        assert DeliftSE.from_config(config, "cpu").key() == DeliftSE.key_of(config)
+        return DeliftSE.key_of(config)
+
+    # What the key was before there were prefixes.
+    old = digest({"name": "delift-se", "version": 1, "encoder": encoder_key(EncoderConfig())})
+    assert key() == key(pool_prefix="", target_prefix="") == old
+    same = key(pool_prefix="text: ", target_prefix="text: ")
+    prefixed = encoder_key(EncoderConfig(pool_prefix="text: "))
+    assert same == digest({"name": "delift-se", "version": 1, "encoder": prefixed})
+    keys = {old, same, key(pool_prefix="text: "), key(target_prefix="text: ")}
+    assert len(keys | {key(pool_prefix="passage: ", target_prefix="query: ")}) == 5
 
 
 def test_aggregate() -> None:

@@ -1,0 +1,109 @@
+"""The state of an influence function: one-time work on a sample of the pool, kept while that changes little.
+
+LESS trains its warm-up adapters here, BM25 counts words. What a function computes depends on its state,
+so the state's identity (function and sampled contents) is part of the key of everything computed with it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from nncift_core.config import Config
+from nncift_core.hashing import digest, hash_rank
+from nncift_core.influence.contract import InfluenceFunction
+from nncift_core.influence.registry import Stateful, implementation
+from nncift_core.pipeline.problem import Keys, Problem
+from nncift_core.store.designs import StoredDesign, find, find_or_make
+from nncift_core.store.folders import is_whole, publish_folder
+from nncift_core.store.workspace import Workspace
+
+Int64 = npt.NDArray[np.int64]
+
+# A state belongs to the pool, whatever the target: the columns of its design are this one.
+_NO_COLUMNS = np.zeros(1, np.int64)
+
+
+@dataclass(frozen=True)
+class State:
+    """Which rows [k] a state is fitted on, under which key, and whether it is stored."""
+
+    key: str
+    rows: Int64
+    ready: bool
+
+
+def needs_state(config: Config) -> bool:
+    """Whether the configured function has a state."""
+    return "state" in implementation(config).needs
+
+
+def expected_state(ws: Workspace, config: Config, keys: Keys, pool: Int64) -> str | None:
+    """Key of the state that a run over `pool` (content ids) would use; None without one. Reads only."""
+    if not needs_state(config):
+        return None
+    design = find(ws, _family(config, keys), pool, _NO_COLUMNS, config.estimator.refit_growth)
+    drawn = design.label_rows if design else _draw(config, pool)
+    return _settle(ws, keys, drawn, pool).key
+
+
+def plan_state(problem: Problem) -> State:
+    """Draw (or keep) the sample of the pool's contents, and see whether the state is there."""
+    ws, config, keys = problem.ws, problem.config, problem.keys
+
+    def draw(rows: Int64, columns: Int64) -> tuple[Int64, Int64]:
+        return _draw(config, rows), columns
+
+    pool = problem.pool.contents
+    parents = (problem.pool.ref.path,)
+    growth = config.estimator.refit_growth
+    design: StoredDesign = find_or_make(ws, _family(config, keys), pool, _NO_COLUMNS, growth, draw, parents)
+    return _settle(ws, keys, design.label_rows, pool)
+
+
+def fit_state(
+    problem: Problem,
+    function: InfluenceFunction,
+    state: State,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Fit the state and store it; returns the relative paths of its files."""
+    with tempfile.TemporaryDirectory(dir=problem.ws.tmp_dir) as scratch:
+        function.fit_state(problem.texts(np.sort(state.rows)), Path(scratch), progress)
+        return publish_folder(
+            problem.ws,
+            Path(scratch),
+            problem.ws.state_dir(state.key),
+            kind="function-state",
+            key=state.key,
+            rows=len(state.rows),
+            producer="prepare-function",
+            parents=(problem.pool.ref.path,),
+        )
+
+
+def _settle(ws: Workspace, keys: Keys, drawn: Int64, pool: Int64) -> State:
+    """The state fitted on the `drawn` rows; where it is not stored, on those that the pool still has."""
+    key = digest([keys.function, np.sort(drawn).tolist()])
+    if is_whole(ws.state_dir(key)):
+        return State(key, drawn, ready=True)
+    rows = drawn[np.isin(drawn, pool)]
+    key = digest([keys.function, np.sort(rows).tolist()])
+    return State(key, rows, ready=is_whole(ws.state_dir(key)))
+
+
+def _draw(config: Config, pool: Int64) -> Int64:
+    """The rows of smallest hash rank: a draw that appended rows hardly change."""
+    count = cast(Stateful, implementation(config)).state_rows(config, len(pool))
+    ranked: Int64 = pool[np.argsort(hash_rank(pool, config.seed, "state"), kind="stable")]
+    return ranked[:count]
+
+
+def _family(config: Config, keys: Keys) -> str:
+    return digest(["state", keys.function, config.seed])
