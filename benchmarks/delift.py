@@ -1,82 +1,108 @@
-"""Exact DELIFT on built-in rows: batched tokens per second beside one sequence at a time, in one run.
+"""Exact DELIFT with shared prefixes beside one pair at a time, in one run, one thread; and its peak memory.
 
-Run: python benchmarks/delift.py [--rows 16 --columns 16]
+Two cases on built-in rows and the builtin model: the quickstart's pool and target, and examples four times as
+long as the queries. Memory: growth of a process's peak over a tile, for P and for 4 P pairs.
+
+Run: OMP_NUM_THREADS=1 python benchmarks/delift.py [--rows 16 --columns 24 --batch-tokens 8192]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from machine import machine
 
 from nncift_core.builtin import data_path
-from nncift_core.config import parse_config
+from nncift_core.config import LanguageModelConfig
 from nncift_core.influence.contract import Rows
-from nncift_core.influence.registry import create
-from nncift_core.language_models import load_language_model
+from nncift_core.influence.delift import Delift
+from nncift_core.language_models import LanguageModel, load_language_model
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from influence.plain_delift import influence as one_pair_at_a_time  # noqa: E402
+
+ROUNDS = 3
 
 
-def rows_of(name: str, count: int) -> Rows:
-    """The first rows of a built-in data set, spread over its length."""
+def examples(name: str, count: int, joined: int = 1) -> Rows:
+    """Rows of a built-in data set, spread over its length; `joined` rows' texts make one."""
     lines = data_path(name).read_text(encoding="utf-8").splitlines()
-    picked = [json.loads(lines[i]) for i in np.linspace(0, len(lines) - 1, count).astype(int)]
+    picked = [json.loads(lines[i]) for i in np.linspace(0, len(lines) - 1, count * joined).astype(int)]
+    groups = [picked[k : k + joined] for k in range(0, len(picked), joined)]
     return Rows(
         np.arange(count, dtype=np.int64),
-        tuple(r["instruction"] for r in picked),
-        tuple(r["output"] for r in picked),
+        tuple("\n".join(r["instruction"] for r in group) for group in groups),
+        tuple("\n".join(r["output"] for r in group) for group in groups),
     )
 
 
-def one_at_a_time(rows: Rows, columns: Rows) -> tuple[np.ndarray, int]:
-    """The plain formula, one forward pass per sequence (the public way); and the tokens it read."""
-    config = parse_config({"pool": {"source": "builtin:pool"}})
-    lm = load_language_model(config.language_model, "cpu")
-    t, tokens = config.influence.delift, 0
+def compare(lm: LanguageModel, name: str, rows: Rows, columns: Rows, batch_tokens: int) -> None:
+    """Print pairs/s and tokens/s of both ways, taken in turns, the best of a few rounds each."""
+    plain_seconds, shared_seconds = [], []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        plain, tokens = one_pair_at_a_time(lm, rows, columns)
+        plain_seconds.append(time.perf_counter() - start)
+        function = Delift(lambda: lm, lm.key, batch_tokens=batch_tokens)
+        start = time.perf_counter()
+        shared = function.tile(rows, columns)
+        shared_seconds.append(time.perf_counter() - start)
+    read, alone = function.tokens(rows, columns)
+    print(f"\n{name}: {len(rows)} x {len(columns)} pairs of {alone / plain.size:.0f} tokens on average")
+    for way, seconds in (("one pair at a time", min(plain_seconds)), ("shared prefixes", min(shared_seconds))):
+        print(f"  {way:18} {plain.size / seconds:8.1f} pairs/s {tokens / seconds:10,.0f} tokens/s")
+    ratios = [a / b for a, b in zip(plain_seconds, shared_seconds, strict=True)]
+    print(
+        f"  ratio {min(plain_seconds) / min(shared_seconds):.2f} (by round {min(ratios):.2f} to {max(ratios):.2f}); "
+        f"tokens read {alone / read:.2f} times fewer; largest difference {np.abs(plain - shared).max():.1e}"
+    )
 
-    def distance(prompt: str, response: str) -> float:
-        nonlocal tokens
-        head = lm.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        tail = lm.tokenizer(response, add_special_tokens=False)["input_ids"] + [lm.eos_id]
-        head = head[-(lm.context_length - len(tail)) :]
-        tokens += len(head) + len(tail)
-        with torch.inference_mode():
-            logits = lm.model(torch.tensor([head + tail])).logits[0].float()
-        p = torch.log_softmax(logits[len(head) - 1 : -1], -1).exp()
-        true = p[torch.arange(len(tail)), torch.tensor(tail)]
-        return float((true - 1).norm() / len(tail) ** 0.5)
 
-    out = np.empty((len(rows), len(columns)), np.float32)
-    for j, (x, y) in enumerate(zip(columns.prompts, columns.responses, strict=True)):
-        without = distance(t.template_without.replace("{prompt}", x), y)
-        for i, (ex, ey) in enumerate(zip(rows.prompts, rows.responses, strict=True)):
-            shown = t.template_with.replace("{example_prompt}", ex).replace("{example_response}", ey)
-            out[i, j] = without - distance(shown.replace("{prompt}", x), y)
-    return out, tokens
+def peak_growth(rows: int, columns: int, batch_tokens: int) -> float:
+    """MiB that the peak memory of this process grows by in a tile, after a small tile."""
+    lm = load_language_model(LanguageModelConfig(), "cpu")
+    function = Delift(lambda: lm, lm.key, batch_tokens=batch_tokens)
+    pool, target = examples("pool", rows), examples("target", columns)
+    function.tile(pool.take(np.arange(2)), target.take(np.arange(2)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    function.tile(pool, target)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--columns", type=int, default=16)
+    parser.add_argument("--columns", type=int, default=24)
+    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--peak", action="store_true", help="print the growth of the peak memory only")
     args = parser.parse_args()
-    rows, columns = rows_of("pool", args.rows), rows_of("target", args.columns)
-    function = create(parse_config({"pool": {"source": "builtin:pool"}}), "cpu")
-    function.tile(rows.take(np.arange(2)), columns.take(np.arange(2)))
-    start = time.perf_counter()
-    slow, tokens = one_at_a_time(rows, columns)
-    slow_seconds = time.perf_counter() - start
-    start = time.perf_counter()
-    fast = create(parse_config({"pool": {"source": "builtin:pool"}}), "cpu").tile(rows, columns)
-    fast_seconds = time.perf_counter() - start
-    print(machine(), f"; {torch.get_num_threads()} torch threads")
-    print(f"{slow.size} pairs, {tokens:,} tokens, largest difference {np.abs(fast - slow).max():.1e}")
-    for name, seconds in (("one at a time", slow_seconds), ("batched", fast_seconds)):
-        print(f"{name:14} {slow.size / seconds:8.1f} pairs/s {tokens / seconds:10,.0f} tokens/s")
-    print(f"ratio {slow_seconds / fast_seconds:.2f}")
+    torch.set_num_threads(1)
+    if args.peak:
+        print(peak_growth(args.rows, args.columns, args.batch_tokens))
+        return
+    print(machine(), "; 1 torch thread")
+    lm = load_language_model(LanguageModelConfig(), "cpu")
+    Delift(lambda: lm, lm.key).tile(examples("pool", 3), examples("target", 8))
+    compare(
+        lm, "quickstart", examples("pool", args.rows), examples("target", args.columns), args.batch_tokens
+    )
+    long, short = examples("pool", args.rows, joined=4), examples("pool", args.columns)
+    compare(lm, "examples four times as long as queries", long, short, args.batch_tokens)
+    print()
+    for times in (1, 4):
+        command = [sys.executable, __file__, "--peak", f"--rows={args.rows * times}"]
+        command += [f"--columns={args.columns}", f"--batch-tokens={args.batch_tokens}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        pairs = args.rows * args.columns * times
+        print(f"peak memory of a tile of {pairs} pairs: {float(done.stdout):+.0f} MiB over a tile of 4")
 
 
 if __name__ == "__main__":

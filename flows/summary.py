@@ -96,10 +96,15 @@ def _heading(console: Console, text: str) -> None:
 
 def _next_steps(result: ValuationResult) -> str:
     option = f"--workspace {shlex.quote(_near(result.workspace))}"
+    values = (
+        "SELECT origin, count(*) AS rows, avg(score) AS mean FROM scores GROUP BY ALL"
+        if result.facts["kind"] == "pointwise"
+        else "SELECT quadrant, origin, count(*) AS pairs, avg(influence) AS mean FROM influence GROUP BY ALL"
+    )
     queries = (
         "SELECT rank, gain, prompt FROM selection JOIN examples ON train_id = example_id "
         "ORDER BY rank LIMIT 10",
-        "SELECT quadrant, origin, count(*) AS pairs, avg(influence) AS mean FROM influence GROUP BY ALL",
+        values,
     )
     nncift = _command()
     asked = "".join(f'  {nncift} query "{q}" {option}\n' for q in queries)

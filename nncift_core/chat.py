@@ -54,8 +54,10 @@ def conversation_ids(model: LanguageModel, conversations: Sequence[Sequence[Mess
 
 
 def turn_end(tokenizer: Any, name: str) -> int:
-    """The id that ends an assistant's turn: the first added token that the chat template writes after an answer,
-    with nothing but white space between; where there is none, the tokenizer's end-of-sequence token.
+    """The id that ends an assistant's turn.
+
+    It is the added token that the chat template writes right after an answer, white space aside; where there
+    is none, the tokenizer's end-of-sequence token.
 
     Raises UserError for a tokenizer without a chat template, naming the model `name`.
     """

@@ -1,6 +1,6 @@
 """Forward passes of a language model: log-probabilities of responses, and prefixes that many rows share.
 
-Sequences are padded on the right, whatever the tokenizer's side is, with a repetition of their own last token:
+Sequences are padded on the right, whatever the tokenizer's side is, by repeating their own last token:
 attention is causal, so nothing that counts ever looks at padding, and no model needs a pad token or a mask.
 """
 
@@ -63,16 +63,19 @@ def response_log_probs(
 ) -> list[Float32]:
     """log p(y_t | prefix, prompt, y_<t) of every response token, teacher-forced, in one forward pass.
 
-    prompts, responses: n sequences of ids. With a prefix, `prompts` holds what follows it; at least one token of
-    every prompt stays outside of the prefix, for it predicts the first response token. Log-softmax in float32.
-    Returns n arrays [T_k], T_k = len(responses[k]). Raises ValueError for an empty sequence.
+    prompts, responses: n sequences of ids. With a prefix, `prompts` holds what follows it; at least one token
+    of every prompt stays outside of the prefix, for it predicts the first response token. Log-softmax in
+    float32. Returns n arrays [T_k], T_k = len(responses[k]). Raises ValueError for an empty sequence.
     """
     batch = response_batch(model, prompts, responses)
     return np.split(batch_log_probs(model, batch, prefix), batch.starts[1:])
 
 
 def response_batch(model: LanguageModel, prompts: Sequence[Ids], responses: Sequence[Ids]) -> Batch:
-    """The sequences prompts[k] ++ responses[k], ready for `batch_log_probs`. Raises ValueError for an empty one."""
+    """The sequences prompts[k] ++ responses[k], ready for `batch_log_probs`.
+
+    Raises ValueError for an empty prompt or response.
+    """
     if not all(map(len, prompts)) or not all(map(len, responses)):
         raise ValueError("every prompt and every response needs at least one token")
     # The last response token is predicted and never read, so it is left out of the input.
@@ -102,10 +105,11 @@ def batch_log_probs(model: LanguageModel, batch: Batch, prefix: Prefix | None = 
 def next_token_log_probs(
     model: LanguageModel, prompts: Sequence[Ids], token_ids: Ids, prefix: Prefix | None = None
 ) -> Float32:
-    """log p(token | prefix, prompt) for each of `token_ids` [k], over the whole vocabulary, in one forward pass.
+    """log p(token | prefix, prompt) of each of `token_ids` [k] as the next token, in one forward pass.
 
-    prompts: n sequences of ids, at least one long, with a prefix what follows it. Returns [n, k]; the output
-    layer is computed at the last tokens only. Raises ValueError for an empty prompt.
+    prompts: n sequences of ids, at least one long, with a prefix what follows it. Returns [n, k], log-softmax
+    over the whole vocabulary in float32; the output layer is computed at the last tokens only. Raises
+    ValueError for an empty prompt.
     """
     if not all(map(len, prompts)):
         raise ValueError("every prompt needs at least one token")
@@ -115,7 +119,6 @@ def next_token_log_probs(
     chosen = torch.tensor(list(token_ids), device=model.device)
     with torch.inference_mode():
         logits, _ = _logits_at(model, _padded(prompts).to(model.device), (rows, last), prefix)
-        # Every position is asked for all tokens: repeated rows would copy the logits k times.
         scores = logits.float()
         found: Float32 = (scores[:, chosen] - torch.logsumexp(scores, 1, keepdim=True)).cpu().numpy()
     return found
@@ -154,13 +157,14 @@ def can_share(model: LanguageModel) -> bool:
     return _sharing[model.model]
 
 
-class _PrefixLayer(DynamicLayer):  # type: ignore[misc]
+class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A layer's keys and values of a prefix: handed out with the new ones after them, which are not kept."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
+        self.keys: torch.Tensor = keys
+        self.values: torch.Tensor = values
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -252,19 +256,18 @@ def _plain_cache(model: LanguageModel) -> bool:
         return False
     with torch.inference_mode():
         out = model.model(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
-    cache = out.get("past_key_values")
-    layers = getattr(cache, "layers", None)
-    return bool(layers) and all(
-        type(layer) is DynamicLayer
-        and layer.keys is not None
-        and layer.keys.dim() == layer.values.dim() == 4
-        and layer.keys.shape[2] == layer.values.shape[2] == len(ids)
-        for layer in layers
-    )
+    layers = getattr(out.get("past_key_values"), "layers", [])
+    return bool(layers) and all(_is_plain(layer, len(ids)) for layer in layers)
+
+
+def _is_plain(layer: Any, length: int) -> bool:
+    if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
+        return False
+    return all(x.dim() == 4 and x.shape[2] == length for x in (layer.keys, layer.values))
 
 
 def _agrees(model: LanguageModel) -> bool:
-    """Whether two padded rows give the same log-probabilities with a shared prefix as with their whole text."""
+    """Whether two padded rows give the same log-probabilities with a shared prefix as without."""
     start, tails = _sample(model, 1, 9), [_sample(model, 2, 4), _sample(model, 3, 2)]
     responses = [_sample(model, 4, 4), _sample(model, 5, 7)]
     whole = response_log_probs(model, [start + tail for tail in tails], responses)

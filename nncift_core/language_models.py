@@ -80,9 +80,10 @@ class LanguageModel:
 
 
 def language_model_key(config: LanguageModelConfig, base_dir: str = "") -> str:
-    """Digest of the model's fingerprint, dtype, quantization and template; loads no weights, imports no torch.
+    """Digest of the model's fingerprint, dtype, quantization and template; imports no torch.
 
-    The text of a chat template is one of the files that the fingerprint is of. Relative folders start from `base_dir`. Raises like `load_language_model`.
+    Loads no weights. A chat template's text is among the files that the fingerprint is of. Relative folders
+    start from `base_dir`. Raises like `load_language_model`.
     """
     return _key(_source(config, base_dir), config)
 
@@ -188,7 +189,7 @@ def _four_bit(device: str, dtype: torch.dtype) -> dict[str, Any]:
         )
     from transformers import BitsAndBytesConfig
 
-    how = BitsAndBytesConfig(
+    how = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

@@ -33,6 +33,8 @@ UInt64 = npt.NDArray[np.uint64]
 Kind = Literal["rademacher", "count-sketch", "none"]
 
 _WORD = 64
+# Signed sums of the eight coordinates whose signs a byte holds.
+_TABLE = 256
 # Coordinates whose signs are held at once, in words: 64 words x 8,192 columns are 4 MB.
 _WORDS_AT_ONCE = 64
 # Examples whose sums stand side by side; the tables of 64 (512 KB) still fit a core's second cache.
@@ -98,8 +100,8 @@ def sign_words(seed: int, first: int, last: int, columns: int, device: torch.dev
     """h(seed, c, k) for first <= c < last and k < columns, [last - first, columns], int64 on `device`."""
     c = torch.arange(first, last, device=device, dtype=torch.int64)
     k = torch.arange(1, columns + 1, device=device, dtype=torch.int64)
-    start = _mixed(c * _signed(_GOLDEN) + _signed(seed))
-    return _mixed(start[:, None] + k * _signed(_GOLDEN))
+    start = mixed(c * signed(_GOLDEN) + signed(seed))
+    return mixed(start[:, None] + k * signed(_GOLDEN))
 
 
 def unpacked(words: torch.Tensor) -> torch.Tensor:
@@ -117,7 +119,7 @@ def _buckets(
     return (_shifted(words, 33) * columns) >> 31, (words & 1).float() * 2 - 1
 
 
-def _signed(value: int) -> int:
+def signed(value: int) -> int:
     """The int64 with the bits of a uint64: torch computes with signed words, modulo 2**64 alike."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
@@ -126,9 +128,10 @@ def _shifted(x: torch.Tensor, by: int) -> torch.Tensor:
     return (x >> by) & ((1 << (64 - by)) - 1)
 
 
-def _mixed(x: torch.Tensor) -> torch.Tensor:
-    x = (x ^ _shifted(x, 30)) * _signed(_M1)
-    x = (x ^ _shifted(x, 27)) * _signed(_M2)
+def mixed(x: torch.Tensor) -> torch.Tensor:
+    """The SplitMix64 finaliser on int64 words."""
+    x = (x ^ _shifted(x, 30)) * signed(_M1)
+    x = (x ^ _shifted(x, 27)) * signed(_M2)
     return x ^ _shifted(x, 31)
 
 
@@ -192,14 +195,14 @@ def _lane_groups(n: int) -> list[tuple[int, int]]:
     return [(at, narrow if n - at <= narrow else wide) for at in range(0, n, wide)]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _mix(x: Any) -> Any:
     x = (x ^ (x >> _U64(30))) * _U64(_M1)
     x = (x ^ (x >> _U64(27))) * _U64(_M2)
     return x ^ (x >> _U64(31))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _fill_words(seed: Any, first: Any, words: UInt64, column: Any) -> None:
     """`sign_words` into words [C, K], from column `column` on."""
     for c in range(words.shape[0]):
@@ -208,7 +211,7 @@ def _fill_words(seed: Any, first: Any, words: UInt64, column: Any) -> None:
             words[c, k] = _mix(start + (column + _U64(k + 1)) * _U64(_GOLDEN))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _sketch(seed: Any, rows: Float32, out: Float32) -> None:
     """The count-sketch of rows [n, D] added to out [n, K]."""
     columns = _U64(out.shape[1])
@@ -229,7 +232,7 @@ def _kernel(lanes: int) -> Callable[[UInt64, Float32, Float32, Float32], None]:
     """The look-up loop, compiled for `lanes` examples side by side (a constant, so that it vectorises)."""
     sums = _TABLE * lanes
 
-    @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+    @numba.njit(cache=True, nogil=True)
     def add(words: UInt64, side: Float32, table: Float32, out: Float32) -> None:
         """out [K * lanes] += signs of words [C, K] times side [64 C, lanes]; table: scratch."""
         byte = _U64(255)
@@ -265,7 +268,4 @@ def _kernel(lanes: int) -> Callable[[UInt64, Float32, Float32, Float32], None]:
                     high = (table[t4 + lane] + table[t5 + lane]) + (table[t6 + lane] + table[t7 + lane])
                     out[at + lane] += low + high
 
-    return add  # type: ignore[no-any-return]
-
-
-_TABLE = 256
+    return add

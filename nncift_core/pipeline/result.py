@@ -53,10 +53,13 @@ def run_facts(problem: Problem, plan: ExactPlan, exact_pairs_used: int) -> dict[
         if "features" in implementation(problem.config).needs:
             files.update(problem.features(side).files(ids))
     refs = [d.ref for d in problem.datasets]
+    unread = sum(d.ref.rows for d in problem.of_role("target")) if problem.config.pointwise else 0
     return {
         **sum_counts(problem.ws.root, sorted(files)),
         "duplicates": sum(r.duplicates for r in refs),
         "dropped_rows": sum(len(r.dropped) for r in refs),
+        "target_rows_not_read": unread,
+        "kind": "pointwise" if problem.config.pointwise else "pairwise",
         "labelled_rows": plan.design.ref.rows,
         "labelled_columns": plan.design.ref.columns,
         "labels_kept_from_earlier_run": plan.design.ref.reused,

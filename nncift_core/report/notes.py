@@ -7,6 +7,8 @@ NOTES = {
     "dropped_rows": "rows were dropped as bad (on_bad_rows)",
     "duplicates": "rows repeat an earlier row; they stay rows and share its values",
     "truncated_sequences": "sequences did not fit the model's context and were cut",
+    "truncated_examples": "rows were cut to the model's context for their exact values",
+    "target_rows_not_read": "target rows were not read: this function values pool rows by themselves",
     "truncated_targets": "target rows alone do not fit the model's context",
     "truncated_texts": "texts were longer than the encoder's limit and were cut for embedding",
     "truncated_training_rows": "rows were cut to the student's context for training, over all its models",

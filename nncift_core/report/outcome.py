@@ -245,7 +245,8 @@ def subset(r: Reader) -> Section:
         say(
             "{} picks had a positive gain; in {} steps another row would have done as well (a tie). Gain "
             "is what a pick adds to the rule’s objective, given those before it (under top-k its score); "
-            "score is its mean influence on its best target task.",
+            "score is its mean influence on its best target task, or its own value where the function "
+            "gives one per row.",
             value(facts.where("fact", "positive_gain"), "value", "int"),
             value(facts.where("fact", "tied_steps"), "value", "int"),
         ),
