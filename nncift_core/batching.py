@@ -46,15 +46,30 @@ class TokenBudget:
         batch is cut anew: `work` must write its results last, so that a failed call leaves nothing behind.
         Raises RunError for a single sequence that memory does not hold.
         """
+        self.run_blocks(1, lengths, lambda _, batch: work(batch))
+
+    def run_blocks(self, height: int, lengths: Int64, work: Callable[[slice, Int64], None]) -> None:
+        """Call work(rows, columns) for blocks of a grid, as `run` for batches.
+
+        The grid has `height` >= 1 rows; every cell of column k is lengths[k] tokens long. A block is as high
+        as the grid while a column fits into the limit, else a piece of one column.
+        """
         order = np.argsort(-lengths, kind="stable")
         ordered = lengths[order]
-        start = 0
+        start = top = 0
         while start < len(order):
-            size = _batch_size(ordered[start:], self.tokens, self.slack)
-            if _fits(work, order[start : start + size]):
-                start += size
+            longest = int(ordered[start])
+            if top == 0 and height * longest <= self.tokens:
+                rows = slice(0, height)
+                size = _batch_size(height * ordered[start:], self.tokens, self.slack)
             else:
-                self._halve(int(ordered[start]), size)
+                rows = slice(top, min(height, top + max(1, self.tokens // max(1, longest))))
+                size = 1
+            if not _fits(work, rows, order[start : start + size]):
+                self._halve(longest, size * (rows.stop - rows.start))
+                continue
+            top = rows.stop % height
+            start += 0 if top else size
 
     def _halve(self, longest: int, size: int) -> None:
         where = f" of {self.device}" if self.device else ""
@@ -115,10 +130,10 @@ def _batch_size(ordered: Int64, tokens: int, slack: int) -> int:
     return max(1, int(np.searchsorted(padding, slack, side="right")))
 
 
-def _fits(work: Callable[[Int64], None], batch: Int64) -> bool:
+def _fits(work: Callable[[slice, Int64], None], rows: slice, columns: Int64) -> bool:
     """Do `work`; False when memory ran out, with what it held given back."""
     try:
-        work(batch)
+        work(rows, columns)
         return True
     except (RuntimeError, MemoryError) as e:
         if not is_out_of_memory(e):

@@ -6,7 +6,6 @@ attention is causal, so nothing that counts ever looks at padding, and no model 
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from nncift_core.prefixes import Prefix as Prefix
+from nncift_core.prefixes import Prefixes, past
 
 if TYPE_CHECKING:
     from nncift_core.language_models import LanguageModel
@@ -31,17 +32,6 @@ _EXACT, _ROUNDED = 1e-3, 0.15
 
 _log = logging.getLogger(__name__)
 _sharing: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """Keys and values of one prefix, on the model's device.
-
-    length: its tokens; layers: per layer, keys and values [1, heads, length, head size].
-    """
-
-    length: int
-    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
 
 @dataclass(frozen=True)
@@ -59,16 +49,21 @@ class Batch:
 
 
 def response_log_probs(
-    model: LanguageModel, prompts: Sequence[Ids], responses: Sequence[Ids], prefix: Prefix | None = None
+    model: LanguageModel,
+    prompts: Sequence[Ids],
+    responses: Sequence[Ids],
+    prefix: Prefix | Prefixes | None = None,
 ) -> list[Float32]:
     """log p(y_t | prefix, prompt, y_<t) of every response token, teacher-forced, in one forward pass.
 
     prompts, responses: n sequences of ids. With a prefix, `prompts` holds what follows it; at least one token
     of every prompt stays outside of the prefix, for it predicts the first response token. Log-softmax in
-    float32. Returns n arrays [T_k], T_k = len(responses[k]). Raises ValueError for an empty sequence.
+    float32. Returns n arrays [T_k], T_k = len(responses[k]), or with g prefixes g x n of them, prefix by
+    prefix. Raises ValueError for an empty sequence.
     """
     batch = response_batch(model, prompts, responses)
-    return np.split(batch_log_probs(model, batch, prefix), batch.starts[1:])
+    found = batch_log_probs(model, batch, prefix)
+    return [part for row in found for part in np.split(row, batch.starts[1:])]
 
 
 def response_batch(model: LanguageModel, prompts: Sequence[Ids], responses: Sequence[Ids]) -> Batch:
@@ -94,31 +89,40 @@ def response_batch(model: LanguageModel, prompts: Sequence[Ids], responses: Sequ
     )
 
 
-def batch_log_probs(model: LanguageModel, batch: Batch, prefix: Prefix | None = None) -> Float32:
-    """log p of `batch.labels` [K], in float32, one sequence after the other; see `response_log_probs`."""
+def batch_log_probs(model: LanguageModel, batch: Batch, prefix: Prefix | Prefixes | None = None) -> Float32:
+    """log p of `batch.labels` [g, K] after each of g prefixes (1 without any), in float32.
+
+    The K are one sequence after the other; see `response_log_probs`.
+    """
+    g, n = len(prefix) if isinstance(prefix, Prefixes) else 1, len(batch.ids)
+    row, column = batch.where
+    if g > 1:
+        row = (row + n * torch.arange(g, device=row.device)[:, None]).flatten()
+        column = column.repeat(g)
     with torch.inference_mode():
-        logits, _ = _logits_at(model, batch.ids, batch.where, prefix)
-        found: Float32 = _label_log_probs(logits, batch.labels).cpu().numpy()
-    return found
+        logits, _ = _logits_at(model, batch.ids.repeat(g, 1), (row, column), prefix)
+        found: Float32 = _label_log_probs(logits, batch.labels.repeat(g)).cpu().numpy()
+    return found.reshape(g, -1)
 
 
 def next_token_log_probs(
-    model: LanguageModel, prompts: Sequence[Ids], token_ids: Ids, prefix: Prefix | None = None
+    model: LanguageModel, prompts: Sequence[Ids], token_ids: Ids, prefix: Prefix | Prefixes | None = None
 ) -> Float32:
     """log p(token | prefix, prompt) of each of `token_ids` [k] as the next token, in one forward pass.
 
-    prompts: n sequences of ids, at least one long, with a prefix what follows it. Returns [n, k], log-softmax
-    over the whole vocabulary in float32; the output layer is computed at the last tokens only. Raises
-    ValueError for an empty prompt.
+    prompts: n sequences of ids, at least one long, with a prefix what follows it. Returns [n, k], or with g
+    prefixes [g x n, k], prefix by prefix; log-softmax over the whole vocabulary in float32. The output layer
+    is computed at the last tokens only. Raises ValueError for an empty prompt.
     """
     if not all(map(len, prompts)):
         raise ValueError("every prompt needs at least one token")
-    n = len(prompts)
-    last = torch.tensor([len(ids) - 1 for ids in prompts], device=model.device)
-    rows = torch.arange(n, device=model.device)
+    g = len(prefix) if isinstance(prefix, Prefixes) else 1
+    last = torch.tensor([len(ids) - 1 for ids in prompts], device=model.device).repeat(g)
+    rows = torch.arange(len(last), device=model.device)
     chosen = torch.tensor(list(token_ids), device=model.device)
     with torch.inference_mode():
-        logits, _ = _logits_at(model, _padded(prompts).to(model.device), (rows, last), prefix)
+        ids = _padded(prompts).to(model.device).repeat(g, 1)
+        logits, _ = _logits_at(model, ids, (rows, last), prefix)
         scores = logits.float()
         found: Float32 = (scores[:, chosen] - torch.logsumexp(scores, 1, keepdim=True)).cpu().numpy()
     return found
@@ -129,21 +133,18 @@ def encode_prefixes(model: LanguageModel, prefixes: Sequence[Ids]) -> list[Prefi
 
     Only for models that `can_share`. Raises ValueError for an empty prefix.
     """
+    together = encode_together(model, prefixes)
+    return [together.one(k) for k in range(len(together))]
+
+
+def encode_together(model: LanguageModel, prefixes: Sequence[Ids]) -> Prefixes:
+    """As `encode_prefixes`, in one piece: for sequences that follow every one of these prefixes."""
     if not all(map(len, prefixes)):
         raise ValueError("a prefix needs at least one token")
     first = torch.zeros(1, dtype=torch.long, device=model.device)
     with torch.inference_mode():
         _, cache = _logits_at(model, _padded(prefixes).to(model.device), (first, first), None, keep=True)
-        return [
-            Prefix(
-                len(ids),
-                tuple(
-                    (x.keys[k : k + 1, :, : len(ids)].clone(), x.values[k : k + 1, :, : len(ids)].clone())
-                    for x in cache.layers
-                ),
-            )
-            for k, ids in enumerate(prefixes)
-        ]
+    return Prefixes(tuple(map(len, prefixes)), tuple((x.keys, x.values) for x in cache.layers))
 
 
 def can_share(model: LanguageModel) -> bool:
@@ -155,21 +156,6 @@ def can_share(model: LanguageModel) -> bool:
     if model.model not in _sharing:
         _sharing[model.model] = _plain_cache(model) and _agrees(model)
     return _sharing[model.model]
-
-
-class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A layer's keys and values of a prefix: handed out with the new ones after them, which are not kept."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.lazy_initialization(keys, values)
-        self.keys: torch.Tensor = keys
-        self.values: torch.Tensor = values
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
 
 
 def _padded(sequences: Sequence[Ids]) -> torch.Tensor:
@@ -185,7 +171,7 @@ def _logits_at(
     model: LanguageModel,
     ids: torch.Tensor,
     where: tuple[torch.Tensor, torch.Tensor],
-    prefix: Prefix | None,
+    prefix: Prefix | Prefixes | None,
     keep: bool = False,
 ) -> tuple[torch.Tensor, Any]:
     """Logits [K, V] at the K (row, column) positions `where` of ids [n, q]; and the cache, if to `keep` it.
@@ -205,7 +191,7 @@ def _logits_at(
         return (hidden[where].unsqueeze(0), *args[1:])
 
     def forward() -> Any:
-        return model.model(input_ids=ids, **_past(model, ids, prefix, keep))
+        return model.model(input_ids=ids, **past(model.model, ids, prefix, keep))
 
     head = model.model.get_output_embeddings()
     hook = None if head is None else head.register_forward_pre_hook(gather)
@@ -219,20 +205,6 @@ def _logits_at(
     if gathered:
         out = forward()
     return out.logits[where], out.get("past_key_values")
-
-
-def _past(model: LanguageModel, ids: torch.Tensor, prefix: Prefix | None, keep: bool) -> dict[str, Any]:
-    """What a forward pass over ids [n, q] is told of what comes before them."""
-    if prefix is None:
-        return {"use_cache": keep}
-    n, q = ids.shape
-    layers = [_PrefixLayer(k.expand(n, *k.shape[1:]), v.expand(n, *v.shape[1:])) for k, v in prefix.layers]
-    past: dict[str, Any] = {"use_cache": True, "past_key_values": DynamicCache()}
-    past["past_key_values"].layers = layers
-    if "position_ids" in inspect.signature(model.model.forward).parameters:
-        positions = torch.arange(prefix.length, prefix.length + q, device=ids.device)
-        past["position_ids"] = positions[None].expand(n, q)
-    return past
 
 
 def _label_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -267,12 +239,11 @@ def _is_plain(layer: Any, length: int) -> bool:
 
 
 def _agrees(model: LanguageModel) -> bool:
-    """Whether two padded rows give the same log-probabilities with a shared prefix as without."""
-    start, tails = _sample(model, 1, 9), [_sample(model, 2, 4), _sample(model, 3, 2)]
+    """Whether two prefixes and two padded rows give the same log-probabilities shared as whole."""
+    starts, tails = [_sample(model, 1, 9), _sample(model, 6, 6)], [_sample(model, 2, 4), _sample(model, 3, 2)]
     responses = [_sample(model, 4, 4), _sample(model, 5, 7)]
-    whole = response_log_probs(model, [start + tail for tail in tails], responses)
-    (prefix,) = encode_prefixes(model, [start])
-    shared = response_log_probs(model, tails, responses, prefix)
+    whole = response_log_probs(model, [s + tail for s in starts for tail in tails], responses * 2)
+    shared = response_log_probs(model, tails, responses, encode_together(model, starts))
     apart = float(np.abs(np.concatenate(whole) - np.concatenate(shared)).mean())
     exact = next(iter(model.model.parameters())).dtype in (torch.float32, torch.float64)
     if apart <= (_EXACT if exact else _ROUNDED):

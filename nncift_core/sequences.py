@@ -76,10 +76,10 @@ class Halves:
 def halves(encode: Callable[[Int64, Int64], list[list[int]]], m: int, n: int) -> Halves | None:
     """The halves of m x n prompts, m, n >= 1, every suffix at least one token long.
 
-    encode(i, j): ids of the whole prompts (i[k], j[k]). Only m + n + max(m, n) of them are asked for: every row
-    with the first column and every column with the first row, which the halves are made of, and each row and
-    column once more to check them. None where no cut suits them all: then a token reaches across the border
-    between what belongs to a row and what belongs to a column.
+    encode(i, j): ids of the whole prompts (i[k], j[k]). Only m + n + max(m, n) of them are asked for: every
+    row with the first column and every column with the first row, which the halves are made of, and each row
+    and column once more to check them. None where no cut suits them all: then a token reaches across the
+    border between what belongs to a row and what belongs to a column.
     """
     rows = encode(np.arange(m), np.zeros(m, np.int64))
     columns = encode(np.zeros(n, np.int64), np.arange(n))
@@ -98,7 +98,7 @@ def halves(encode: Callable[[Int64, Int64], list[list[int]]], m: int, n: int) ->
     return found
 
 
-def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+def common_prefix(sequences: Sequence[list[int]]) -> int:
     """How many first tokens all of `sequences` (one at least) have in common."""
     # The least and the greatest in dictionary order differ no later than any other two.
     low, high = min(sequences), max(sequences)

@@ -15,6 +15,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
+from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 from nncift_core import encoders, hub
@@ -388,3 +389,17 @@ def test_a_prefix_enters_the_key_of_its_side_only_when_there_is_one() -> None:
     assert encoder_key(EncoderConfig(pool_prefix="passage: ")) == row
     config = EncoderConfig(pool_prefix="p", target_prefix="t")
     assert (prefix_of(config, "row"), prefix_of(config, "column")) == ("p", "t")
+
+
+def test_a_table_of_word_vectors_stored_in_half_precision_is_computed_in_full(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    tokenizer = Tokenizer.from_file(str(TINY / "tokenizer.json"))
+    table = modules.StaticEmbedding(tokenizer, embedding_dim=16)
+    SentenceTransformer(modules=[table]).half().save(str(tmp_path / "e"))
+    encoder = load_encoder(EncoderConfig(model=str(tmp_path / "e")), "cpu")
+    texts = ["ab cd", "a", "longer than the others"]
+    weights = table.embedding.weight.detach().half().float()
+    means = torch.stack([weights[tokenizer.encode(f"fed: {t}").ids].mean(0) for t in texts])
+    expected = torch.nn.functional.normalize(means, dim=1).numpy()
+    np.testing.assert_allclose(encoder.embed(texts, prefix="fed: "), expected, rtol=0, atol=1e-6)
+    assert encoder.truncated == 0

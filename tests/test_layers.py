@@ -47,7 +47,7 @@ def test_store_and_config_know_nothing_of_the_method() -> None:
         f"nncift_core.{room}"
         for room in (
             "datasets", "encoders", "language_models", "influence", "estimator", "selection", "finetune",
-            "evaluation", "report", "pipeline",
+            "evaluation", "report", "pipeline", "gradients", "forward", "bm25",
         )
     )  # fmt: skip
     assert violations("nncift_core/store", method) == []
@@ -56,7 +56,7 @@ def test_store_and_config_know_nothing_of_the_method() -> None:
 
 
 def test_method_modules_do_not_know_where_files_lie() -> None:
-    for room in ("influence", "estimator", "selection", "datasets", "finetune", "evaluation"):
+    for room in ("influence", "estimator", "selection", "datasets", "finetune", "evaluation", "gradients"):
         assert violations(f"nncift_core/{room}", ("nncift_core.store", "nncift_core.pipeline")) == []
 
 

@@ -16,8 +16,7 @@ template of `[language_model]`, the example is an earlier turn of the conversati
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -25,38 +24,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from nncift_core.batching import TokenBudget, slack_of
 from nncift_core.chat import assistant, conversation_ids, user
 from nncift_core.config import Config, DeliftConfig
 from nncift_core.devices import pick
-from nncift_core.errors import RunError
 from nncift_core.hashing import digest
 from nncift_core.influence.contract import CostModel, Float32, Int64, Pairwise, Progress, Rows
 from nncift_core.language_models import LanguageModel, language_model_key, load_language_model
-from nncift_core.sequences import common_prefix, encode_prompts, fill, fit, halves
+from nncift_core.sequences import common_prefix, encode_prompts, fill, halves
 
 if TYPE_CHECKING:
-    from nncift_core.forward import Batch, Prefix
+    from nncift_core.influence.delift_passes import Grid, Passes
 
 Float64 = npt.NDArray[np.float64]
 
-# Sequences tokenised, and examples planned, at once: bounds memory on large tiles, and sorting pays.
-_WINDOW, _EXAMPLES = 4096, 64
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Sequences prefix ++ tails[k] ++ responses[k] that begin alike; their distances go to `where` [n].
-
-    sizes [n, 2]: lengths of tails and responses; ready: batches made before, by the sequences in them.
-    """
-
-    prefix: list[int]
-    tails: list[list[int]]
-    responses: list[list[int]]
-    where: Int64
-    sizes: Int64
-    ready: dict[bytes, Batch] = field(default_factory=dict)
+# Pairs tokenised at once: bounds memory on large tiles.
+_WINDOW = 4096
 
 
 class Delift(Pairwise):
@@ -122,7 +104,7 @@ class Delift(Pairwise):
         shape = (len(rows), len(columns))
         if 0 in shape:
             return np.empty(shape, np.float32)
-        distances = self._measure(self._tile_groups(rows, columns), len(rows) * len(columns), progress)
+        distances = self._measure(self._tile_grids(rows, columns), len(rows) * len(columns), progress)
         return (without - distances.reshape(shape)).astype(np.float32)
 
     def pairs(self, rows: Rows, columns: Rows, progress: Progress | None = None) -> Float32:
@@ -135,78 +117,85 @@ class Delift(Pairwise):
 
     def distance_without(self, columns: Rows) -> Float64:
         """d(j | no example) [len(columns)]; computed once per content and kept in this object."""
+        from nncift_core.influence.delift_passes import Grid
+
         ids = columns.content_ids.tolist()
         first = {content: k for k, content in reversed(list(enumerate(ids))) if content not in self._without}
         new = columns.take(np.array(sorted(first.values()), np.int64))
-        distances = np.empty(len(new), np.float64)
-        prompts = encode_prompts(self.model, new.prompts, self.config.template_without)
-        found = zip(prompts, self._responses(new), range(len(new)), strict=True)
-        self.counters["truncated_targets"] += self._measure_alone(list(found), distances, None)
-        self._without.update(zip(new.content_ids.tolist(), distances.tolist(), strict=True))
+        if len(new):
+            bos, responses = list(self.model.bos_ids), self._responses(new)
+            prompts = encode_prompts(self.model, new.prompts, self.config.template_without)
+            each = [
+                Grid([bos], [prompt], [response], np.array([[k]]))
+                for k, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+            ]
+            distances = self._passes.measure(each, len(new))
+            self.counters["truncated_targets"] += self._passes.counters.pop("cut", 0)
+            self._without.update(zip(new.content_ids.tolist(), distances.tolist(), strict=True))
         return np.array([self._without[content] for content in ids], np.float64)
 
     def distance_with(
         self, rows: Rows, columns: Rows, i: Int64, j: Int64, progress: Progress | None = None
     ) -> Float64:
         """d(j[k] | example i[k]) for every k, [len(i)]; i indexes `rows`, j indexes `columns`."""
-        return self._measure(self._pair_groups(rows, columns, i, j), len(i), progress)
+        return self._measure(self._pair_grids(rows, columns, i, j), len(i), progress)
 
     def tokens(self, rows: Rows, columns: Rows) -> tuple[int, int]:
-        """Tokens that a tile's forward passes read, padding aside, and those of one pass per pair.
+        """Tokens that the forward passes of a tile read, padding aside, and those of one pass per pair.
 
-        Both without the passes that have no example. Sequences that are cut count with their whole length.
+        Both leave out the passes without an example, and cut nothing to the context.
         """
-        read = alone = 0
-        for group in self._tile_groups(rows, columns):
-            tails = int(group.sizes.sum()) - len(group.tails)
-            alone += tails + len(group.prefix) * len(group.tails)
-            read += tails + len(group.prefix) * (1 if self._worthwhile(group) else len(group.tails))
-        return read, alone
+        grids = list(self._tile_grids(rows, columns))
+        return (
+            sum(grid.tokens(self._passes.worthwhile(grid)) for grid in grids),
+            sum(grid.tokens(shared=False) for grid in grids),
+        )
+
+    def _measure(self, grids: Iterator[Grid], count: int, progress: Progress | None) -> Float64:
+        distances = self._passes.measure(grids, count, progress)
+        self.counters["truncated_sequences"] += self._passes.counters.pop("cut", 0)
+        return distances
+
+    @cached_property
+    def _passes(self) -> Passes:
+        from nncift_core.influence.delift_passes import Passes
+
+        return Passes(self.model, self.batch_tokens)
 
     def _encode(self, rows: Rows, columns: Rows, i: Int64, j: Int64) -> list[list[int]]:
         """Ids of the whole prompts of columns[j[k]] after the examples rows[i[k]], without BOS."""
-        template, at = self.config.template_with, list(zip(i.tolist(), j.tolist(), strict=True))
+        triples = [
+            (rows.prompts[a], rows.responses[a], columns.prompts[b])
+            for a, b in zip(i.tolist(), j.tolist(), strict=True)
+        ]
         if self.model.template == "chat":
-            return conversation_ids(
-                self.model,
-                [
-                    [user(rows.prompts[a]), assistant(rows.responses[a]), user(columns.prompts[b])]
-                    for a, b in at
-                ],
-            )
+            return conversation_ids(self.model, [[user(x), assistant(y), user(q)] for x, y, q in triples])
+        template = self.config.template_with
         return self.model.tokenize(
-            [
-                fill(
-                    template,
-                    example_prompt=rows.prompts[a],
-                    example_response=rows.responses[a],
-                    prompt=columns.prompts[b],
-                )
-                for a, b in at
-            ]
+            [fill(template, example_prompt=x, example_response=y, prompt=q) for x, y, q in triples]
         )
 
     def _responses(self, columns: Rows) -> list[list[int]]:
         """tokens(response) ++ [eos] of every column."""
         return [[*ids, self.model.eos_id] for ids in self.model.tokenize(columns.responses)]
 
-    def _tile_groups(self, rows: Rows, columns: Rows) -> Iterator[_Group]:
-        """One group per row: all columns after that example."""
+    def _tile_grids(self, rows: Rows, columns: Rows) -> Iterator[Grid]:
+        """The whole tile as one grid, or one grid per row where tokens reach across the border."""
+        from nncift_core.influence.delift_passes import Grid
+
         m, n = len(rows), len(columns)
-        responses, every = self._responses(columns), np.arange(n)
+        responses, where = self._responses(columns), np.arange(m * n).reshape(m, n)
         found = halves(lambda i, j: self._encode(rows, columns, i, j), m, n)
         if found is None:
             for row in range(m):
-                ids = self._encode(rows, columns, np.full(n, row), every)
-                yield self._group(ids, responses, row * n + every)
-            return
-        bos, ready = list(self.model.bos_ids), dict[bytes, "Batch"]()
-        sizes = _sizes(found.suffixes, responses)
-        for row, prefix in enumerate(found.prefixes):
-            yield _Group(bos + prefix, found.suffixes, responses, row * n + every, sizes, ready)
+                ids = self._encode(rows, columns, np.full(n, row), np.arange(n))
+                yield self._grid(ids, responses, where[row])
+        else:
+            bos = list(self.model.bos_ids)
+            yield Grid([bos + ids for ids in found.prefixes], found.suffixes, responses, where)
 
-    def _pair_groups(self, rows: Rows, columns: Rows, i: Int64, j: Int64) -> Iterator[_Group]:
-        """One group per run of equal examples, examples sorted by content."""
+    def _pair_grids(self, rows: Rows, columns: Rows, i: Int64, j: Int64) -> Iterator[Grid]:
+        """One grid per run of equal examples, examples sorted by content."""
         order = np.argsort(rows.content_ids[i], kind="stable")
         for start in range(0, len(order), _WINDOW):
             window = order[start : start + _WINDOW]
@@ -216,125 +205,15 @@ class Delift(Pairwise):
             contents = rows.content_ids[i[window]].tolist()
             for _, run in groupby(range(len(window)), key=contents.__getitem__):
                 k = list(run)
-                yield self._group([ids[x] for x in k], [responses[at[x]] for x in k], window[k])
+                yield self._grid([ids[x] for x in k], [responses[at[x]] for x in k], window[k])
 
-    def _group(self, prompts: list[list[int]], responses: list[list[int]], where: Int64) -> _Group:
-        """The sequences of whole prompts, cut where they part."""
+    def _grid(self, prompts: list[list[int]], responses: list[list[int]], where: Int64) -> Grid:
+        """Whole prompts of one example, cut where they part."""
+        from nncift_core.influence.delift_passes import Grid
+
         shared = max(0, min(common_prefix(prompts), min(map(len, prompts)) - 1))
         prefix = [*self.model.bos_ids, *prompts[0][:shared]]
-        tails = [ids[shared:] for ids in prompts]
-        return _Group(prefix, tails, responses, where, _sizes(tails, responses))
-
-    def _worthwhile(self, group: _Group) -> bool:
-        """Whether a prefix of its own saves more than the passes it costs."""
-        from nncift_core.forward import can_share
-
-        saved = (len(group.tails) - 1) * len(group.prefix)
-        return saved > 2 * self._budget.slack and can_share(self.model)
-
-    def _measure(self, groups: Iterable[_Group], count: int, progress: Progress | None) -> Float64:
-        """Distances [count] of all sequences of `groups`."""
-        distances = np.empty(count, np.float64)
-        alone: list[tuple[list[int], list[int], int]] = []
-        window: list[tuple[_Group, Int64]] = []
-        limit = self.model.context_length
-        bos = len(self.model.bos_ids)
-        for group in groups:
-            fits = np.full(len(group.tails), self._worthwhile(group))
-            if limit is not None:
-                fits &= len(group.prefix) + group.sizes.sum(axis=1) <= limit
-            for k in np.flatnonzero(~fits).tolist():
-                alone.append((group.prefix[bos:] + group.tails[k], group.responses[k], int(group.where[k])))
-                if len(alone) == _WINDOW:
-                    self.counters["truncated_sequences"] += self._measure_alone(alone, distances, progress)
-                    alone.clear()
-            if fits.any():
-                window.append((group, np.flatnonzero(fits)))
-            if len(window) == _EXAMPLES:
-                self._measure_shared(window, distances, progress)
-                window.clear()
-        self._measure_shared(window, distances, progress)
-        self.counters["truncated_sequences"] += self._measure_alone(alone, distances, progress)
-        return distances
-
-    def _measure_shared(
-        self, window: list[tuple[_Group, Int64]], distances: Float64, progress: Progress | None
-    ) -> None:
-        """Fill in the distances of the sequences chosen of each group, every prefix computed once."""
-        from nncift_core.forward import encode_prefixes
-
-        def encode(batch: Int64) -> None:
-            chosen = [window[k] for k in batch.tolist()]
-            prefixes = encode_prefixes(self.model, [group.prefix for group, _ in chosen])
-            for (group, members), prefix in zip(chosen, prefixes, strict=True):
-                self._measure_group(group, members, prefix, distances, progress)
-
-        lengths = np.array([len(group.prefix) for group, _ in window], np.int64)
-        self._prefix_budget.run(lengths, encode)
-
-    def _measure_group(
-        self, group: _Group, members: Int64, prefix: Prefix, distances: Float64, progress: Progress | None
-    ) -> None:
-        from nncift_core.forward import batch_log_probs, response_batch
-
-        def score(batch: Int64) -> None:
-            index = members[batch]
-            ready = group.ready.get(index.tobytes())
-            if ready is None:
-                tails, responses = [group.tails[k] for k in index], [group.responses[k] for k in index]
-                ready = group.ready[index.tobytes()] = response_batch(self.model, tails, responses)
-            distances[group.where[index]] = _distances(
-                batch_log_probs(self.model, ready, prefix), ready.starts
-            )
-            if progress is not None:
-                progress(len(batch))
-
-        # The last response token is not read.
-        self._budget.run(group.sizes[members].sum(axis=1) - 1, score)
-
-    def _measure_alone(
-        self, found: list[tuple[list[int], list[int], int]], distances: Float64, progress: Progress | None
-    ) -> int:
-        """Fill in the distances of (prompt without BOS, response, where to); how many had to be cut."""
-        fitted = [fit(self.model, prompt, response, "influence.delift") for prompt, response, _ in found]
-        where = np.array([at for _, _, at in found], np.int64)
-
-        def score(batch: Int64) -> None:
-            chosen = [fitted[k] for k in batch.tolist()]
-            values = self.model.response_log_probs([c[0] for c in chosen], [c[1] for c in chosen])
-            starts = np.cumsum([0, *map(len, values[:-1])])
-            distances[where[batch]] = _distances(np.concatenate(values), starts)
-            if progress is not None:
-                progress(len(batch))
-
-        self._budget.run(np.array([len(p) + len(r) - 1 for p, r, _ in fitted], np.int64), score)
-        return sum(cut for _, _, cut in fitted)
-
-    @cached_property
-    def _budget(self) -> TokenBudget:
-        return TokenBudget(self.batch_tokens, slack_of(self.model.device), device=self.model.device)
-
-    @cached_property
-    def _prefix_budget(self) -> TokenBudget:
-        # Keys and values of these stay in memory while their batches are computed.
-        return TokenBudget(max(1, self.batch_tokens // 4), self._budget.slack, device=self.model.device)
-
-
-def _sizes(tails: list[list[int]], responses: list[list[int]]) -> Int64:
-    """Lengths [n, 2] of tails and responses."""
-    return np.array([(len(t), len(r)) for t, r in zip(tails, responses, strict=True)], np.int64)
-
-
-def _distances(log_probs: Float32, starts: Int64) -> Float64:
-    """|| p - 1 ||_2 / sqrt(T) [n] from log p of n responses, one after the other; raises RunError for NaN."""
-    miss = np.expm1(log_probs.astype(np.float64))
-    squares = np.add.reduceat(miss * miss, starts)
-    distances: Float64 = np.sqrt(squares / np.diff(starts, append=len(miss)))
-    if np.isnan(distances).any():
-        raise RunError(
-            'the language model gave a probability that is not a number: use dtype = "float32" or "bfloat16"'
-        )
-    return distances
+        return Grid([prefix], [ids[shared:] for ids in prompts], responses, where[None])
 
 
 def _no_model() -> LanguageModel:

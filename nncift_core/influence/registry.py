@@ -49,7 +49,7 @@ class Featured(Registered, Protocol):
     """A class whose `needs` names "features"."""
 
     def feature_width(self, config: Config) -> int:
-        """Numbers that the features of one row are, at most: for forecasts of disk space."""
+        """Numbers that the features of one row are, at most, for forecasts of disk space; 0: not known."""
         ...
 
 
