@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from nncift_core.errors import UserError
@@ -19,7 +18,22 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 
-_DAY = datetime(2024, 7, 26)
+# Put before a template that asks for the date: what its `strftime_now` gives, always a Friday in July.
+_DAY = {
+    "%Y": "2024",
+    "%y": "24",
+    "%m": "07",
+    "%B": "July",
+    "%b": "Jul",
+    "%d": "26",
+    "%A": "Friday",
+    "%a": "Fri",
+}
+_FIXED_DAY = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f"|replace('{sign}', '{text}')" for sign, text in _DAY.items())
+    + " }}{%- endmacro %}"
+)
 _ANSWER = "nncift0answer0nncift"
 
 
@@ -47,7 +61,7 @@ def conversation_ids(model: LanguageModel, conversations: Sequence[Sequence[Mess
             add_generation_prompt=True,
             return_dict=False,
             sanitize_control_tokens=True,
-            strftime_now=_DAY.strftime,
+            chat_template=_template(model.tokenizer),
         )
     bos = list(model.bos_ids)
     return [ids[len(bos) :] if bos and ids[: len(bos)] == bos else ids for ids in found]
@@ -62,9 +76,7 @@ def turn_end(tokenizer: Any, name: str) -> int:
     Raises UserError for a tokenizer without a chat template, naming the model `name`.
     """
     with _template_errors(tokenizer, f'"{name}"'):
-        text: str = tokenizer.apply_chat_template(
-            [user("Hello"), assistant(_ANSWER)], tokenize=False, strftime_now=_DAY.strftime
-        )
+        text: str = tokenizer.apply_chat_template([user("Hello"), assistant(_ANSWER)], tokenize=False)
     rest = text.rpartition(_ANSWER)[2] if _ANSWER in text else ""
     added = tokenizer.added_tokens_decoder
     for end in range(1, len(rest.lstrip()) + 1):
@@ -72,6 +84,12 @@ def turn_end(tokenizer: Any, name: str) -> int:
         if ids:
             return int(ids[0])
     return int(tokenizer.eos_token_id)
+
+
+def _template(tokenizer: Any) -> str:
+    """The tokenizer's default chat template, on a fixed day."""
+    text: str = tokenizer.get_chat_template()
+    return _FIXED_DAY + text if "strftime_now" in text else text
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import cross_entropy
 from transformers.cache_utils import DynamicLayer
 
 from nncift_core.prefixes import Prefix as Prefix
@@ -213,12 +214,8 @@ def _label_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     Goes through the rows in pieces, so that float32 copies of a large vocabulary stay small.
     """
     rows = max(1, _LOGITS_AT_ONCE // logits.shape[1])
-    pieces = []
-    for piece, label in zip(torch.split(logits, rows), torch.split(labels, rows), strict=True):
-        scores = piece.float()
-        chosen = scores.gather(1, label[:, None]).squeeze(1)
-        pieces.append(chosen - torch.logsumexp(scores, dim=1))
-    return torch.cat(pieces)
+    pieces = zip(torch.split(logits, rows), torch.split(labels, rows), strict=True)
+    return torch.cat([-cross_entropy(piece.float(), label, reduction="none") for piece, label in pieces])
 
 
 def _plain_cache(model: LanguageModel) -> bool:

@@ -98,7 +98,8 @@ def test_bos_comes_once(llama3: LanguageModel) -> None:
     assert llama3.bos_ids == (bos,)
     (ids,) = encode_prompts(llama3, ["  Hi "], "{prompt}")
     whole, _, _ = fit(llama3, ids, [llama3.eos_id], "f")
-    text = "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    header = "<|start_header_id|>{}<|end_header_id|>\n\n"
+    text = header.format("user") + "Hi<|eot_id|>" + header.format("assistant")
     assert whole == [bos, *special(llama3, text)]
 
 

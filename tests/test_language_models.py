@@ -65,6 +65,50 @@ def test_tokenize_adds_and_cuts_nothing(tiny: LanguageModel, capfd: pytest.Captu
     assert capfd.readouterr() == ("", "")
 
 
+def test_special_tokens_in_a_text_stay_text(tiny: LanguageModel) -> None:
+    text = "stop <|endoftext|> and <|pad|> here"
+    (ids,) = tiny.tokenize([text])
+    assert {0, 1}.isdisjoint(ids) and tiny.tokenizer.decode(ids) == text
+    assert tiny.tokenizer(text, add_special_tokens=False)["input_ids"].count(0) == 1
+    assert tiny.tokenize([text])[0] == ids
+
+
+def test_four_bits_need_a_gpu_and_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LanguageModelConfig(model=str(TINY), quantization="4bit")
+    mend = r'language_model.quantization: .*pip install "nncift\[4bit\]"'
+    with pytest.raises(UserError, match=f"(?s){mend}") as error:
+        load_language_model(config, "cpu")
+    assert 'the model\'s device is "cpu"' in str(error.value)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=f"(?s){mend}") as error:
+        load_language_model(config, "cuda:0")
+    assert "bitsandbytes, which is not installed" in str(error.value)
+
+
+def test_four_bit_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nncift_core.language_models import _four_bit
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    told = _four_bit("cuda:1", torch.bfloat16)
+    how = told["quantization_config"]
+    assert told["device_map"] == {"": "cuda:1"} and how.load_in_4bit
+    assert (how.bnb_4bit_quant_type, how.bnb_4bit_use_double_quant) == ("nf4", True)
+    assert how.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+def test_key_follows_quantization_and_template_only_where_they_are_set() -> None:
+    base = LanguageModelConfig(model=str(TINY))
+    keys = [
+        language_model_key(base.model_copy(update=changes))
+        for changes in ({}, {"quantization": "4bit"}, {"template": "chat"})
+    ]
+    assert len(set(keys)) == 3
+    from nncift_core.hashing import digest
+    from nncift_core.models import folder_fingerprint
+
+    assert keys[0] == digest({"model": folder_fingerprint(TINY), "dtype": base.dtype})
+
+
 def test_loading_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     load()
     assert capfd.readouterr() == ("", "")

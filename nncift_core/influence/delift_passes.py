@@ -23,7 +23,7 @@ Ids = list[int]
 # Sequences without a shared prefix that are kept before they are measured: many batches, so sorting pays.
 _WINDOW = 4096
 # More tokens at once than this leave a CPU's caches and are no faster.
-_CPU_TOKENS = 2048
+_CPU_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Passes:
         self.model = model
         self.counters: Counter[str] = Counter()
         self.budget = TokenBudget(tokens, slack, device=model.device)
-        # Keys and values of these stay in memory while what follows them is computed.
-        self.prefix_budget = TokenBudget(max(1, tokens // 2), slack, device=model.device)
+        # Its own limit: keys and values of these stay in memory while what follows them is computed.
+        self.prefix_budget = TokenBudget(tokens, slack, device=model.device)
 
     def worthwhile(self, grid: Grid) -> bool:
         """Whether sharing its prefixes saves more than the passes it costs."""

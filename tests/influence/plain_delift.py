@@ -1,6 +1,6 @@
 """DELIFT the plain way: one pair at a time, a full forward pass over the whole sequence, all logits, float32.
 
-The reference of the tests, and what the benchmark compares with. Shares only templates with the product's code.
+The reference of the tests, and what the benchmark compares with; shares only templates with the product.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from nncift_core.language_models import LanguageModel
 
 def text_ids(lm: LanguageModel, text: str) -> list[int]:
     """Ids of one text, its special tokens read as text."""
-    ids: list[int] = lm.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    encoded = lm.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    ids: list[int] = encoded["input_ids"]
     return ids
 
 

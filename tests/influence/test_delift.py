@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from influence.plain_delift import influence as plain_influence
+from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig, PretrainedConfig
 
 from nncift_core.config import DeliftConfig, LanguageModelConfig, parse_config
 from nncift_core.errors import RunError, UserError
@@ -16,7 +18,7 @@ from nncift_core.influence import registry
 from nncift_core.influence.contract import Rows
 from nncift_core.influence.delift import Delift
 from nncift_core.language_models import LanguageModel, load_language_model
-from nncift_core.sequences import fill, plan_batches
+from nncift_core.sequences import fill, halves
 
 ORACLES = Path(__file__).parents[1] / "data" / "oracles"
 TINY = str(ORACLES / "tiny-lm")
@@ -120,21 +122,167 @@ def test_the_oracle_tells_joint_tokenising_and_a_missing_eos_apart(
     assert np.abs(np.array(no_eos) - oracle["d_without"]).max() > 1e-3
 
 
-def test_the_batch_plan_does_not_change_values(tiny: LanguageModel) -> None:
-    pool, target = oracle_rows("pool").take(np.arange(10)), oracle_rows("target").take(np.arange(4))
-    small = function(tiny, 64).tile(pool, target)
-    large = function(tiny, 8192).tile(pool, target)
-    np.testing.assert_allclose(small, large, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(large, function(tiny, 8192).tile(pool, target))
-    by_rows = np.concatenate([function(tiny).tile(pool.take(np.array([k])), target) for k in range(10)])
-    np.testing.assert_allclose(by_rows, large, rtol=0, atol=1e-5)
+def count_tokens(model: LanguageModel, seen: list[int]) -> Any:
+    """Note the positions, padding included, of every forward pass."""
+    hook = lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel())  # noqa: E731
+    return model.model.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def test_batches_are_longest_first_and_within_the_budget() -> None:
-    lengths = np.array([3, 10, 4, 4, 30, 1])
-    batches = [b.tolist() for b in plan_batches(lengths, 12)]
-    assert batches == [[4], [1], [2, 3, 0], [5]]
-    assert list(plan_batches(np.array([], np.int64), 12)) == []
+@pytest.mark.parametrize("batch_tokens", [64, 700, 8192])
+def test_the_batch_plan_does_not_change_values(
+    tiny: LanguageModel, oracle: dict[str, np.ndarray], batch_tokens: int
+) -> None:
+    rng = np.random.default_rng(0)
+    rows, columns = rng.permutation(24)[:11], rng.permutation(12)
+    pool, target = oracle_rows("pool").take(rows), oracle_rows("target").take(columns)
+    expected = oracle["influence"][np.ix_(rows, columns)]
+    f = function(tiny, batch_tokens)
+    values = f.tile(pool, target)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(values, function(tiny, batch_tokens).tile(pool, target))
+    by_rows = [f.tile(pool.take(np.array([k])), target) for k in range(11)]
+    np.testing.assert_allclose(np.concatenate(by_rows), expected, rtol=0, atol=1e-6)
+    by_columns = [f.tile(pool, target.take(np.array([k]))) for k in range(12)]
+    np.testing.assert_allclose(np.concatenate(by_columns, axis=1), expected, rtol=0, atol=1e-6)
+
+
+def test_prefixes_are_read_once(tiny: LanguageModel) -> None:
+    pool, target = oracle_rows("pool"), oracle_rows("target")
+    f, seen = function(tiny), list[int]()
+    f.distance_without(target)
+    read, alone = f.tokens(pool, target)
+    hook = count_tokens(tiny, seen)
+    f.tile(pool, target)
+    hook.remove()
+    # Padding comes on top of what was read; alone would be without any.
+    assert read < sum(seen) < 1.1 * read < 0.8 * alone
+    grids = list(f._tile_grids(pool, target))
+    assert len(grids) == 1 and (len(grids[0].prefixes), len(grids[0].tails)) == (24, 12)
+
+
+def test_pairs_of_one_example_share_it_and_single_ones_go_together(
+    tiny: LanguageModel, oracle: dict[str, np.ndarray]
+) -> None:
+    pool, target = oracle_rows("pool"), oracle_rows("target")
+    i = np.concatenate([np.full(9, 7), np.full(8, 3), [0, 1, 2, 4, 5]])
+    j = np.concatenate([np.arange(9), np.arange(4, 12), [0, 3, 6, 9, 11]])
+    order = np.random.default_rng(1).permutation(len(i))
+    f, seen, done = function(tiny), list[int](), list[int]()
+    f._passes.budget.slack = 100
+    f.distance_without(target)
+    hook = count_tokens(tiny, seen)
+    values = f.pairs(pool.take(i[order]), target.take(j[order]), done.append)
+    hook.remove()
+    np.testing.assert_allclose(values, oracle["influence"][i[order], j[order]], rtol=0, atol=1e-6)
+    assert sum(done) == len(i)
+    whole = sum(grid.tokens(False) for grid in f._pair_grids(pool, target, i, j))
+    assert sum(seen) < whole
+
+
+def test_where_tokens_cross_the_border_only_what_is_common_is_shared(tiny: LanguageModel) -> None:
+    templates = {
+        "template_with": "{example_prompt}: {example_response}{prompt}",
+        "template_without": "{prompt}:",
+    }
+    pool = rows_of(("Add these up, one after the other", "so it is 3 and t"), ("b" * 60, "x"))
+    target = rows_of(("he end", "yes"), ("wo", "no"), (" two", "3"), ("9", "9"), first=10)
+    f = function(tiny, **templates)
+    f._passes.budget.slack = 1
+    assert halves(lambda i, j: f._encode(pool, target, i, j), 2, 4) is None
+    assert [len(grid.prefixes) for grid in f._tile_grids(pool, target)] == [1, 1]
+    values = f.tile(pool, target)
+    expected, _ = plain_influence(tiny, pool, target, f.config)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
+    read, alone = f.tokens(pool, target)
+    assert read < alone
+
+
+ODD = (
+    ("", ""),
+    ("Instruction: {prompt}\nResponse: ", "Response: <|endoftext|>"),
+    ("<|pad|>{example_response}", "\n\nInstruction: "),
+    ("A long one " * 20, "indeed " * 30),
+)
+
+
+def random_model(config: PretrainedConfig, tiny: LanguageModel, **changes: Any) -> LanguageModel:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    return LanguageModel(**{**vars(tiny), "model": model, **changes})
+
+
+GPT2 = GPT2Config(vocab_size=1000, n_embd=32, n_layer=2, n_head=2, n_positions=512, initializer_range=0.3)
+MISTRAL = MistralConfig(
+    vocab_size=1000, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1, head_dim=16, sliding_window=24, initializer_range=0.3,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "shares"), [(GPT2, True), (MISTRAL, False)], ids=["gpt2", "mistral"])
+def test_other_architectures_equal_one_pair_at_a_time(
+    config: PretrainedConfig, shares: bool, tiny: LanguageModel
+) -> None:
+    model = random_model(config, tiny, context_length=512)
+    pool, target = rows_of(*ODD, ("Hi", "ho")), rows_of(*ODD, first=10)
+    f = function(model)
+    f._passes.budget.slack = 1
+    values = f.tile(pool, target)
+    expected, _ = plain_influence(model, pool, target)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
+    assert np.abs(expected).max() > 1e-3
+    read, alone = f.tokens(pool, target)
+    assert (read < alone) == shares
+
+
+def test_padding_side_and_pad_token_do_not_matter(tiny: LanguageModel, tmp_path: Path) -> None:
+    pool, target = rows_of(*ODD), rows_of(*ODD, first=10)
+    expected, _ = plain_influence(tiny, pool, target)
+    settings = {"left": {"padding_side": "left"}, "none": {"pad_token": None}}
+    for name, changes in settings.items():
+        folder = Path(with_tokenizer(tmp_path / name))
+        path = folder / "tokenizer_config.json"
+        data = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+        path.write_text(json.dumps({k: v for k, v in data.items() if v is not None}), encoding="utf-8")
+        model = load_language_model(LanguageModelConfig(model=str(folder)), "cpu")
+        assert (model.tokenizer.padding_side, model.tokenizer.pad_token_id) == (
+            ("left", 1) if name == "left" else ("right", None)
+        )
+        np.testing.assert_allclose(function(model).tile(pool, target), expected, rtol=0, atol=1e-5)
+
+
+class Small(torch.nn.Module):
+    """A model on a device whose memory holds `tokens` positions of a forward pass."""
+
+    def __init__(self, inner: Any, tokens: int) -> None:
+        super().__init__()
+        self.inner, self.tokens, self.config = inner, tokens, inner.config
+        self.get_output_embeddings, self.get_input_embeddings = (
+            inner.get_output_embeddings, inner.get_input_embeddings,
+        )  # fmt: skip
+        self.refused = 0
+
+    def forward(self, input_ids: Any = None, position_ids: Any = None, **kwargs: Any) -> Any:
+        if input_ids.numel() > self.tokens:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner(input_ids=input_ids, position_ids=position_ids, **kwargs)
+
+
+def test_running_out_of_memory_changes_no_value_and_is_remembered(
+    tiny: LanguageModel, oracle: dict[str, np.ndarray]
+) -> None:
+    small = Small(tiny.model, 700)
+    model = LanguageModel(**{**vars(tiny), "model": small})
+    pool, target = oracle_rows("pool"), oracle_rows("target")
+    f, done = function(model), list[int]()
+    values = f.tile(pool, target, done.append)
+    np.testing.assert_allclose(values, oracle["influence"], rtol=0, atol=1e-6)
+    assert small.refused > 0 and sum(done) == 288 and f._passes.budget.tokens <= 1024
+    refused = small.refused
+    np.testing.assert_allclose(f.tile(pool, target), oracle["influence"], rtol=0, atol=1e-6)
+    assert small.refused == refused
+    with pytest.raises(RunError, match="one sequence of .* tokens does not fit into the memory of cpu"):
+        function(LanguageModel(**{**vars(tiny), "model": Small(tiny.model, 60)})).tile(pool, target)
 
 
 def test_placeholders_are_filled_once() -> None:
@@ -196,6 +344,11 @@ def test_bos_stands_first_and_stays_when_the_prompt_is_cut(tmp_path: Path) -> No
     cut = function(shrink(model, room)).distance_without(target)[0]
     assert cut == pytest.approx(plain_distance(model, [1, *prompt[-4:]], response), abs=1e-6)
     assert cut != pytest.approx(whole, abs=1e-6)
+    pool, targets = rows_of(*ODD), rows_of(*ODD, first=10)
+    f = function(model)
+    f._passes.budget.slack = 1
+    expected, _ = plain_influence(model, pool, targets)
+    np.testing.assert_allclose(f.tile(pool, targets), expected, rtol=0, atol=1e-5)
 
 
 def test_context_overflow_drops_the_example_first_and_counts(tiny: LanguageModel) -> None:
@@ -217,6 +370,29 @@ def test_context_overflow_drops_the_example_first_and_counts(tiny: LanguageModel
     expected = plain_distance(tiny, prompt, response) - plain_distance(tiny, kept, response)
     assert values[0, 0] == pytest.approx(expected, abs=1e-6)
     assert values[1, 0] == pytest.approx(function(tiny).tile(pool, target)[1, 0], abs=1e-6)
+
+
+def test_long_pairs_in_a_shared_tile_are_cut_and_the_others_are_not(tiny: LanguageModel) -> None:
+    pool, target = (
+        rows_of(*ODD, ("Hi", "ho"), ("B" * 50, "c" * 40)),
+        rows_of(*ODD[:3], ("x " * 30, "y"), first=10),
+    )
+    model = shrink(tiny, 150)
+    f, done = function(model), list[int]()
+    f._passes.budget.slack = 1
+    values = f.tile(pool, target, done.append)
+    expected, _ = plain_influence(model, pool, target)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
+    grid = next(f._tile_grids(pool, target))
+    lengths = np.array([len(p) for p in grid.prefixes])[:, None] + grid.sizes.sum(axis=1)
+    assert 0 < f.counters["truncated_sequences"] == (lengths > 150).sum() < 24
+    assert sum(done) == 24
+    i, j = np.divmod(np.arange(24), 4)
+    by_pairs = function(model)
+    np.testing.assert_allclose(
+        by_pairs.pairs(pool.take(i), target.take(j)), expected.ravel(), rtol=0, atol=1e-5
+    )
+    assert by_pairs.counters["truncated_sequences"] == f.counters["truncated_sequences"]
 
 
 def test_a_response_too_long_for_the_context_loses_its_end_and_is_counted(tiny: LanguageModel) -> None:
