@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from nncift_core.batching import TokenBudget, slack_of
 from nncift_core.config import EncoderConfig
 from nncift_core.errors import IntegrityError, RunError
 from nncift_core.hashing import digest
@@ -64,30 +65,42 @@ class Encoder:
 
         prefix: text before each of them, in place of the model's default prompt (empty: that prompt
         stays); like that prompt it is left out of the pooling where the model's pooling says so.
-        Texts are batched longest first, so little is padded and a memory shortage shows at once;
-        `progress(k)` is called with the number of texts just embedded. Raises RunError when a
-        vector is not finite.
+        Texts are batched longest first, at most `batch_size` together, with so little padding that another
+        batch would cost more (`batching.slack_of`); memory that runs out halves the batches. `progress(k)`
+        is called with the number of texts just embedded. Raises RunError when a vector is not finite.
         """
         out = np.empty((len(texts), self.dim), np.float32)
         lengths = self._token_lengths(texts, prefix)
         if self._limit is not None:
             self.truncated += int((lengths > self._limit).sum())
-        order = np.argsort(-lengths, kind="stable")
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            out[batch] = self._model.encode(
-                [texts[i] for i in batch],
-                prompt=prefix or None,
-                batch_size=len(batch),
-                show_progress_bar=False,
-                convert_to_numpy=True,
-                normalize_embeddings=True,
-            )
-            if not np.isfinite(out[batch]).all():
-                raise RunError("the encoder gave a vector that is not finite: its weights are damaged")
-            if progress is not None:
-                progress(len(batch))
+        read = lengths if self._limit is None else np.minimum(lengths, self._limit)
+        longest = int(read.max(initial=1))
+        device = str(self._model.device)
+        budget = TokenBudget(self.batch_size * longest, slack_of(device), "encoder.batch_size", device)
+
+        def encode(batch: npt.NDArray[np.int64]) -> None:
+            for start in range(0, len(batch), self.batch_size):
+                part = batch[start : start + self.batch_size]
+                out[part] = self._vectors([texts[i] for i in part], prefix)
+                if progress is not None:
+                    progress(len(part))
+
+        budget.run(read, encode)
         return out
+
+    def _vectors(self, texts: list[str], prefix: str) -> Float32:
+        """Embeddings of one batch."""
+        found: Float32 = self._model.encode(
+            texts,
+            prompt=prefix or None,
+            batch_size=len(texts),
+            show_progress_bar=False,
+            convert_to_numpy=True,
+            normalize_embeddings=True,
+        )
+        if not np.isfinite(found).all():
+            raise RunError("the encoder gave a vector that is not finite: its weights are damaged")
+        return found
 
     @property
     def _limit(self) -> int | None:

@@ -18,6 +18,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers.cache_utils import DynamicLayer
 
+from nncift_core.last_layer import trimmable, trimmed
 from nncift_core.prefixes import Prefix as Prefix
 from nncift_core.prefixes import Prefixes, past
 
@@ -101,7 +102,7 @@ def batch_log_probs(model: LanguageModel, batch: Batch, prefix: Prefix | Prefixe
         row = (row + n * torch.arange(g, device=row.device)[:, None]).flatten()
         column = column.repeat(g)
     with torch.inference_mode():
-        logits, _ = _logits_at(model, batch.ids.repeat(g, 1), (row, column), prefix)
+        logits, _ = logits_at(model, batch.ids.repeat(g, 1), (row, column), prefix)
         found: Float32 = _label_log_probs(logits, batch.labels.repeat(g)).cpu().numpy()
     return found.reshape(g, -1)
 
@@ -123,7 +124,7 @@ def next_token_log_probs(
     chosen = torch.tensor(list(token_ids), device=model.device)
     with torch.inference_mode():
         ids = _padded(prompts).to(model.device).repeat(g, 1)
-        logits, _ = _logits_at(model, ids, (rows, last), prefix)
+        logits, _ = logits_at(model, ids, (rows, last), prefix)
         scores = logits.float()
         found: Float32 = (scores[:, chosen] - torch.logsumexp(scores, 1, keepdim=True)).cpu().numpy()
     return found
@@ -144,7 +145,7 @@ def encode_together(model: LanguageModel, prefixes: Sequence[Ids]) -> Prefixes:
         raise ValueError("a prefix needs at least one token")
     first = torch.zeros(1, dtype=torch.long, device=model.device)
     with torch.inference_mode():
-        _, cache = _logits_at(model, _padded(prefixes).to(model.device), (first, first), None, keep=True)
+        _, cache = logits_at(model, _padded(prefixes).to(model.device), (first, first), None, keep=True)
     return Prefixes(tuple(map(len, prefixes)), tuple((x.keys, x.values) for x in cache.layers))
 
 
@@ -168,7 +169,7 @@ def _padded(sequences: Sequence[Ids]) -> torch.Tensor:
     return torch.from_numpy(ids)
 
 
-def _logits_at(
+def logits_at(
     model: LanguageModel,
     ids: torch.Tensor,
     where: tuple[torch.Tensor, torch.Tensor],
@@ -179,9 +180,32 @@ def _logits_at(
 
     The hidden states are gathered just before the output layer, inside the model's own forward
     pass, so that whatever a model does to its logits (scaling, soft-capping) still happens.
-    A model whose output layer is not called in the usual way gets full logits.
+    A model whose output layer is not called in the usual way gets full logits. Without gradients, the last
+    layer's feed-forward part is computed at `where` only, too (`last_layer`).
     """
-    shape, count = ids.shape, len(where[0])
+    if torch.is_grad_enabled():
+        return _logits_at(model, ids, where, prefix, keep, None)
+    part = trimmable(model.model, lambda module: _trial(model, module))
+    return _logits_at(model, ids, where, prefix, keep, part)
+
+
+def _trial(model: LanguageModel, part: torch.nn.Module | None) -> torch.Tensor:
+    """Logits at some positions of two short rows, with `part` trimmed."""
+    ids = torch.tensor([_sample(model, 7, 4), _sample(model, 8, 4)], device=model.device)
+    where = (torch.tensor([0, 0, 1], device=model.device), torch.tensor([1, 3, 2], device=model.device))
+    return _logits_at(model, ids, where, None, False, part)[0]
+
+
+def _logits_at(
+    model: LanguageModel,
+    ids: torch.Tensor,
+    where: tuple[torch.Tensor, torch.Tensor],
+    prefix: Prefix | Prefixes | None,
+    keep: bool,
+    part: torch.nn.Module | None,
+) -> tuple[torch.Tensor, Any]:
+    """`logits_at` with the feed-forward part `part` trimmed."""
+    shape, count = (ids.shape[0], ids.shape[1]), len(where[0])
     gathered: list[bool] = []
 
     def gather(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -197,7 +221,8 @@ def _logits_at(
     head = model.model.get_output_embeddings()
     hook = None if head is None else head.register_forward_pre_hook(gather)
     try:
-        out = forward()
+        with trimmed(part, shape, where):
+            out = forward()
     finally:
         if hook is not None:
             hook.remove()

@@ -162,7 +162,8 @@ def test_logits_only_at_the_response_equal_the_models_own(name: str, tiny: Langu
     )
     found = lm.response_log_probs([[5, 6, 7, 8, 9, 10], [20]], [[30, 31, 0], [33, 34, 35, 36, 0]])
     hook.remove()
-    assert seen == [(1, 8, 50)]
+    # The passes before the last one are the look at whether the last layer can be trimmed.
+    assert seen[-1] == (1, 8, 50)
     for ids, start, log_probs in (
         ([5, 6, 7, 8, 9, 10, 30, 31, 0], 6, found[0]),
         ([20, 33, 34, 35, 36, 0], 1, found[1]),

@@ -24,7 +24,7 @@ from nncift_core.models import file_sha256
 WEIGHTS, SHAPE = "adapter_model.safetensors", "adapter_config.json"
 
 # Raise it when the same settings and rows give other adapters than before.
-_VERSION = 2
+_VERSION = 3
 # What the student's key holds already, and what changes memory or place only.
 _NOT_IN_KEY = {"model", "revision", "dtype", "trust_remote_code", "device", "batch_tokens"}
 
@@ -40,8 +40,10 @@ def student(config: Config) -> LanguageModelConfig:
     """The model of `[finetune]`, else that of `[language_model]`, on the device `[finetune]` names."""
     own = settings(config)
     if own.model is None:
+        # The student reads `finetune.template`, and whole weights are trained on.
+        apart = {"template": "plain", "quantization": "none"}
         where = {"device": own.device, "batch_tokens": own.batch_tokens}
-        return config.language_model.model_copy(update=where)
+        return config.language_model.model_copy(update=where | apart)
     return LanguageModelConfig(
         model=own.model,
         revision=own.revision,

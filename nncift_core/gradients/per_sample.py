@@ -20,7 +20,7 @@ import torch
 
 from nncift_core.batching import TokenBudget, is_out_of_memory, slack_of
 from nncift_core.errors import UserError
-from nncift_core.forward import Batch, _logits_at, response_batch
+from nncift_core.forward import Batch, logits_at, response_batch
 from nncift_core.gradients.adapters import Adapted, lora_pair
 from nncift_core.language_models import LanguageModel
 
@@ -62,7 +62,7 @@ def token_losses(model: LanguageModel, sequences: Sequences) -> tuple[torch.Tens
     Logits are computed at response positions only; dropout is as the model's mode says.
     """
     batch = response_batch(model, sequences.prompts, sequences.responses)
-    logits, _ = _logits_at(model, batch.ids, batch.where, None)
+    logits, _ = logits_at(model, batch.ids, batch.where, None)
     return torch.nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none"), batch
 
 

@@ -110,7 +110,9 @@ def test_wrong_shapes_are_named():
         network.predict_pairs(rows, columns)
     with pytest.raises(ValueError, match=r"out must be writable float32 \[3, 4\], got float64 \[3, 4\]"):
         network.predict(rows, columns, out=np.zeros((3, 4)))
-    with pytest.raises(ValueError, match=r"W1 must be \[hidden, 2d\] or .* hidden = 7, d = 11, got \[7, 23\]"):
+    with pytest.raises(
+        ValueError, match=r"W1 must be \[hidden, 2d\] or .* hidden = 7, d = 11, got \[7, 23\]"
+    ):
         InfluenceNetwork.from_weights(network.W1[:, 1:], network.b1, network.W2, network.b2)
     with pytest.raises(ValueError, match=r"b1, W2, b2 must be .* got \[7\], \[1, 6\], \[1\]"):
         InfluenceNetwork.from_weights(network.W1, network.b1, network.W2[:, 1:], network.b2)

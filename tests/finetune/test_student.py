@@ -109,7 +109,8 @@ def test_a_loaded_adapter_gathers_log_probs_like_a_full_forward_pass(
     )
     found = loaded.response_log_probs(prompts, responses)
     hook.remove()
-    assert seen == [5]
+    # Earlier passes are the look at whether the last layer can be trimmed.
+    assert seen[-1] == 5
     for prompt, response, values in zip(prompts, responses, found, strict=True):
         with torch.inference_mode():
             full = torch.log_softmax(loaded.model(input_ids=torch.tensor([prompt + response])).logits[0], -1)
