@@ -231,6 +231,8 @@ def _notes(result: ValuationResult) -> list[str]:
             notes.append(f"note: {facts[key]:,} {text}")
     if facts.get("labels_kept_from_earlier_run"):
         notes.append("note: labels and estimator of an earlier run were kept (the pool changed little)")
+    if facts.get("state_kept_from_earlier_run"):
+        notes.append("note: the function's preparation of an earlier run was kept (the pool changed little)")
     if facts["positive_gain"] < result.selected:
         idle = result.selected - facts["positive_gain"]
         notes.append(f"note: {idle:,} picks added nothing to the objective; a smaller subset covers as much")

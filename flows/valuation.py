@@ -16,7 +16,7 @@ from flows.provenance import versions
 from flows.server import connected
 from flows.stages import peak_mb
 from flows.valuation_stages import Valuation
-from nncift_core.config import Config, load_config, parse_config, run_key
+from nncift_core.config import Config, load_config, parse_config, run_key, settled
 from nncift_core.errors import NnciftError, RunError
 from nncift_core.hashing import digest
 from nncift_core.pipeline.downstream import check_student
@@ -115,7 +115,7 @@ def _call(config: Config, ws: Workspace, command: str) -> dict[str, Any]:
 
 def _resolve(config: Config | Mapping[str, Any] | str | Path) -> Config:
     if isinstance(config, Config):
-        return config
+        return settled(config)
     if isinstance(config, Mapping):
         return parse_config(dict(config))
     return load_config(config)

@@ -35,6 +35,7 @@ class Valuation(Stages):
         super().__init__(job, attempt)
         self.command = command
         self.comparison: list[dict[str, Any]] = []
+        self.state_kept = False
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the fields of `ValuationResult`."""
@@ -75,6 +76,7 @@ class Valuation(Stages):
             if not state.ready:
                 key = digest(["prepare", state.key])
                 cached(self.job, stages.prepare_function, key, lambda v: plan_state(self.problem).ready)
+        self.state_kept = state.kept
         identity = self.job.identity.with_state(state.key)
         self.job = self.job.model_copy(update={"identity": identity})
         self.problem = self.job.problem()
@@ -151,7 +153,7 @@ class Valuation(Stages):
             parents=(ref.path,) if ref else (),
         )
         facts = {**chosen["facts"], **run_facts(self.problem, plan, chosen["facts"]["exact_pairs_used"])}
-        facts |= {"subset": chosen["subset"]}
+        facts |= {"subset": chosen["subset"], "state_kept_from_earlier_run": self.state_kept}
         facts |= {"command": self.command} if self.command else {}
         record = result_record(self.problem, self.run_id, ref, tables, facts)
         self.attempt.publish_result(self._with_earlier_comparison(record))

@@ -59,6 +59,7 @@ __all__ = [
     "load_config",
     "parse_config",
     "run_key",
+    "settled",
 ]
 
 
@@ -160,11 +161,14 @@ def parse_config(
         config = Config.model_validate(data)
     except ValidationError as e:
         raise user_error(e, Config, file) from None
-    return _settled(config.model_copy(update={"base_dir": str(base_dir or Path.cwd())}))
+    return settled(config.model_copy(update={"base_dir": str(base_dir or Path.cwd())}))
 
 
-def _settled(config: Config) -> Config:
-    """`config` with every dtype "auto" replaced by what its device is given: keys need to know it."""
+def settled(config: Config) -> Config:
+    """`config` with every dtype "auto" replaced by what its devices are given: keys need to know it.
+
+    `load_config` and `parse_config` do it; a `Config` made otherwise still needs it.
+    """
     slots = config.execution.devices
     found: dict[str, Section] = {}
     for name in ("language_model", "finetune"):
@@ -195,7 +199,7 @@ def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str
         tokens = config.finetune.batch_tokens if config.finetune.dropout else None
         method["batch_tokens"] = tokens
         method["finetune"] = config.finetune.model_dump(
-            exclude={"device", "batch_tokens", "model", "revision"}
+            mode="json", exclude={"device", "batch_tokens", "model", "revision"}
         )
         method["evaluation"] = [
             sorted(e.subsets),

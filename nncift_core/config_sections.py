@@ -17,7 +17,7 @@ TEMPLATE_WITH = (
 class Section(BaseModel):
     """Base of every section: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Columns = dict[
@@ -148,7 +148,7 @@ class LessConfig(Section):
     warmup: float = Field(default=0.03, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)
     rank: int = Field(default=128, ge=1)
-    alpha: float = Field(default=512, gt=0)
+    alpha: float = Field(default=512.0, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     targets: Literal["all-linear"] | list[str] = Field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -161,6 +161,8 @@ class LessConfig(Section):
     def _placeholders(self) -> LessConfig:
         if "{prompt}" not in self.template or "{example_" in self.template:
             raise ValueError("template needs the placeholder {prompt}, and no other")
+        if not self.targets or not all(self.targets):
+            raise ValueError('targets names no module: list some, or use "all-linear"')
         return self
 
 
@@ -205,8 +207,7 @@ class InfluenceConfig(Section):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in CATALOGUE:
-            names = ", ".join(f'"{name}"' for name in CATALOGUE)
-            raise ValueError(f'no influence function "{value}"; there are {names}')
+            raise ValueError(f"no such influence function; there are {', '.join(map(repr, CATALOGUE))}")
         return value
 
 
@@ -287,7 +288,7 @@ class FinetuneConfig(Section):
     warmup: float = Field(default=0.05, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | list[str] = "all-linear"
 

@@ -74,7 +74,10 @@ def default_dtype(devices: Literal["auto"] | list[str]) -> Literal["float32", "b
 
     if not torch.cuda.is_available():
         return "float32"
-    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    found = [int(d.partition(":")[2] or 0) for d in devices] if named else range(torch.cuda.device_count())
+    # is_bf16_supported() also says yes where bfloat16 is only emulated, which is slow. 8: Ampere.
+    native = torch.version.hip or all(torch.cuda.get_device_capability(k)[0] >= 8 for k in found)
+    return "bfloat16" if native else "float16"
 
 
 def torch_dtype(name: Literal["auto", "float32", "bfloat16", "float16"]) -> torch.dtype:

@@ -28,9 +28,9 @@ def draw(key: str, job: Job, run_id: str, selection: str) -> str:
     )
 
 
-def _device(job: Job, slot: str) -> str:
+def _device(job: Job, slot: jobs.Slot) -> str:
     """Where the student runs: the slot's device, or the one that [finetune] names."""
-    return pick(settings(job.config).device, slot, "finetune.device")
+    return pick(settings(job.config).device, slot.device, "finetune.device")
 
 
 @stage_task("fine-tune", "fine-tune {shard[name]}")

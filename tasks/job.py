@@ -9,13 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from nncift_core.config import Config, parse_config
-from nncift_core.devices import resolve_devices
+from nncift_core.devices import pick, resolve_devices
 from nncift_core.encoders import Encoder, load_encoder
 from nncift_core.influence.contract import InfluenceFunction
 from nncift_core.influence.registry import create
@@ -60,27 +61,43 @@ def forget_indices() -> None:
     _problem.cache_clear()
 
 
+@dataclass(frozen=True)
+class Slot:
+    """A place to compute: several slots may stand on one device."""
+
+    number: int
+    device: str
+
+
 class DeviceSlots:
-    """One slot per device; a task holds a slot while it computes."""
+    """The slots of `[execution] devices`; a task holds one while it computes."""
 
     def __init__(self, devices: list[str]) -> None:
         self.devices = devices
-        self._free: queue.Queue[str] = queue.Queue()
-        for d in devices:
-            self._free.put(d)
+        self._free: queue.Queue[Slot] = queue.Queue()
+        for number, device in enumerate(devices):
+            self._free.put(Slot(number, device))
 
     @contextmanager
-    def take(self) -> Iterator[str]:
-        """Wait for a free device and hold it."""
-        device = self._free.get()
+    def take(self) -> Iterator[Slot]:
+        """Wait for a free slot and hold it."""
+        slot = self._free.get()
         try:
-            yield device
+            yield slot
         finally:
-            self._free.put(device)
+            self._free.put(slot)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """A loaded model, and who may use it now: models take hooks and keep counts, so one task at a time."""
+
+    model: Any
+    lock: threading.Lock
 
 
 _LOCK = threading.Lock()
-_MODELS: dict[tuple[str, str, str], Any] = {}
+_MODELS: dict[tuple[str, str, str], _Shared] = {}
 _SLOTS: dict[tuple[str, ...], DeviceSlots] = {}
 
 
@@ -94,14 +111,24 @@ def slots(config: Config) -> DeviceSlots:
         return _SLOTS.setdefault(devices, DeviceSlots(list(devices)))
 
 
-def _shared(kind: str, key: str, device: str, make: Callable[[], Any]) -> Any:
-    """A model loaded once per process and device; only the newest of a kind is kept."""
+@contextmanager
+def _shared(
+    kind: str, key: str, setting: str, slot: Slot, make: Callable[[str], Any]
+) -> Iterator[tuple[Any, str]]:
+    """A model loaded once per process and slot, and its device; only the newest of a kind is kept.
+
+    setting: the section's `device`; where it names one, all slots share the one model there, in turns.
+    """
+    device = pick(setting, slot.device, f"{kind}.device")
+    place = str(slot.number) if setting == "auto" else device
     with _LOCK:
-        if (kind, key, device) not in _MODELS:
-            for old in [m for m in _MODELS if m[0] == kind and m[2] == device]:
+        if (kind, key, place) not in _MODELS:
+            for old in [m for m in _MODELS if m[0] == kind and m[2] == place]:
                 del _MODELS[old]
-            _MODELS[kind, key, device] = make()
-        return _MODELS[kind, key, device]
+            _MODELS[kind, key, place] = _Shared(make(device), threading.Lock())
+        found = _MODELS[kind, key, place]
+    with found.lock:
+        yield found.model, device
 
 
 def forget_models() -> None:
@@ -119,27 +146,32 @@ def free_device_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def encoder(job: Job, device: str) -> Encoder:
-    """The job's encoder on `device`."""
-    key = job.identity.encoder
-    loaded: Encoder = _shared(
-        "encoder", key, device, lambda: load_encoder(job.config.encoder, device, job.base_dir)
-    )
-    return loaded
+@contextmanager
+def encoder(job: Job, slot: Slot) -> Iterator[tuple[Encoder, str]]:
+    """The job's encoder for this slot, and its device."""
+    section = job.config.encoder
+
+    def make(device: str) -> Encoder:
+        return load_encoder(section, device, job.base_dir)
+
+    with _shared("encoder", job.identity.encoder, section.device, slot, make) as found:
+        yield found
 
 
-def function(job: Job, device: str) -> InfluenceFunction:
-    """The job's influence function on `device`, with its state once the job knows it.
+@contextmanager
+def function(job: Job, slot: Slot) -> Iterator[tuple[InfluenceFunction, str]]:
+    """The job's influence function for this slot, with its state once the job knows it, and its device.
 
     Its models load when values are asked for.
     """
-    key = f"{job.identity.values}/{job.config.language_model.batch_tokens}"
+    section = job.config.language_model
 
-    def make() -> InfluenceFunction:
+    def make(device: str) -> InfluenceFunction:
         fresh = create(job.config, device)
         if job.identity.state is not None:
             fresh.load_state(job.ws.state_dir(job.identity.state))
         return fresh
 
-    made: InfluenceFunction = _shared("function", key, device, make)
-    return made
+    key = f"{job.identity.values}/{section.batch_tokens}"
+    with _shared("language_model", key, section.device, slot, make) as found:
+        yield found

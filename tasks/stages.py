@@ -15,7 +15,6 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
 from nncift_core.config import DatasetConfig
-from nncift_core.devices import pick
 from nncift_core.errors import UserError
 from nncift_core.pipeline.assess import assess_estimator
 from nncift_core.pipeline.choose import choose, scores_table, selection_table, write_subset
@@ -100,18 +99,16 @@ def ingest(key: str, job: Job, role: Role, name: str, dataset: dict[str, Any]) -
 @stage_task("embed", "embed {shard[name]}")
 def embed(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
     """Embed one shard on a free device."""
-    with jobs.slots(job.config).take() as slot:
-        device = pick(job.config.encoder.device, slot, "encoder.device")
-        problem, encoder = job.problem(), jobs.encoder(job, device)
-        computed = embed_shard(problem, encoder, EmbedShard(**shard), current.advance)
+    with jobs.slots(job.config).take() as slot, jobs.encoder(job, slot) as (encoder, device):
+        computed = embed_shard(job.problem(), encoder, EmbedShard(**shard), current.advance)
     return {"computed": computed, "device": device}
 
 
 @stage_task("prepare-function", "prepare-function")
 def prepare_function(key: str, job: Job) -> dict[str, Any]:
     """One-time work of the influence function on a sample of the pool (LESS: warm-up training)."""
-    with jobs.slots(job.config).take() as device:
-        problem, function = job.problem(), jobs.function(job, device)
+    problem = job.problem()
+    with jobs.slots(job.config).take() as slot, jobs.function(job, slot) as (function, device):
         files = fit_state(problem, function, plan_state(problem), lambda done, total: current.to(done, total))
     return {"files": files, "device": device}
 
@@ -119,18 +116,16 @@ def prepare_function(key: str, job: Job) -> dict[str, Any]:
 @stage_task("features", "features {shard[name]}")
 def features(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
     """The influence function's features of some rows on a free device."""
-    with jobs.slots(job.config).take() as device:
-        problem, function = job.problem(), jobs.function(job, device)
-        computed = compute_features(problem, function, FeatureShard(**shard), current.advance)
+    with jobs.slots(job.config).take() as slot, jobs.function(job, slot) as (function, device):
+        computed = compute_features(job.problem(), function, FeatureShard(**shard), current.advance)
     return {"computed": computed, "device": device}
 
 
 @stage_task("exact-influence", "exact-influence {shard[name]}")
 def exact_influence(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
     """Exact values of one shard on a free device."""
-    with jobs.slots(job.config).take() as device:
-        problem, function = job.problem(), jobs.function(job, device)
-        computed = compute_exact(problem, function, ExactShard(**shard), current.advance)
+    with jobs.slots(job.config).take() as slot, jobs.function(job, slot) as (function, device):
+        computed = compute_exact(job.problem(), function, ExactShard(**shard), current.advance)
     return {"computed": computed, "device": device}
 
 
@@ -166,8 +161,8 @@ def select(key: str, job: Job, run_id: str, estimator: dict[str, Any] | None) ->
     problem = job.problem()
     ref = EstimatorRef(**estimator) if estimator else None
     plan = plan_exact(problem)
-    with jobs.slots(job.config).take() as device:
-        choice = choose(problem, jobs.function(job, device), ref)
+    with jobs.slots(job.config).take() as slot, jobs.function(job, slot) as (function, _):
+        choice = choose(problem, function, ref)
     tables = {
         "members": members_table(problem, plan),
         "scores": scores_table(run_id, problem, choice),

@@ -100,3 +100,18 @@ def test_run_key_ignores_settings_of_functions_that_are_not_used() -> None:
     other = {**POOL, "influence": {"function": "delift-se", "delift": {"template_without": "Q {prompt}"}}}
     plain = {**POOL, "influence": {"function": "delift-se"}}
     assert run_key(parse_config(other), {}, {}) == run_key(parse_config(plain), {}, {})
+
+
+def test_a_dumped_config_is_the_same_run() -> None:
+    sections = {
+        "pool": {"source": "p"}, "finetune": {}, "influence": {"function": "less"}
+    }  # fmt: skip
+    once = parse_config(sections)
+    twice = parse_config(once.model_dump(mode="json"))
+    assert run_key(once, {}, {}) == run_key(twice, {}, {})
+
+
+@pytest.mark.parametrize("section", [{"bm25": {"k1": float("inf")}}, {"less": {"targets": []}}])
+def test_settings_that_no_run_could_use_are_refused(section: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="influence"):
+        parse_config({"pool": {"source": "p"}, "influence": section})

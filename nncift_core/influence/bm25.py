@@ -29,6 +29,7 @@ class BM25(Pairwise):
     version = 1
     cost = CostModel()
     needs = frozenset({"state"})
+    state_is_costly = False
 
     def __init__(self, config: BM25Config | None = None) -> None:
         self.config = config or BM25Config()

@@ -53,9 +53,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class CostModel:
-    """What one unit of work costs, in forward passes over one sequence: decides how work is cut.
+    """What one unit of work costs, in forward passes over one sequence, before anything is shared.
 
-    A backward pass counts as two forward passes. Zero: a few arithmetic operations.
+    A backward pass counts as two forward passes. Zero: a few arithmetic operations. `nncift plan` adds
+    it up, and exact shards are cut into smaller pieces where pairs cost something.
     """
 
     per_pair: float = 0.0

@@ -28,7 +28,7 @@ import numpy as np
 
 from nncift_core.config import Config, LessConfig
 from nncift_core.devices import pick
-from nncift_core.errors import IntegrityError, RunError
+from nncift_core.errors import IntegrityError, RunError, UserError
 from nncift_core.hashing import digest, int63
 from nncift_core.influence.contract import CostModel, Float32, Pairwise, Progress, Rows, Side
 from nncift_core.language_models import LanguageModel, language_model_key, load_language_model
@@ -45,6 +45,8 @@ _STATE, _FORMAT = "state.json", "nncift-less/1"
 # A backward pass counts as two forward passes; there is one of each per checkpoint.
 _PASSES = 3
 _SHOWN = 80
+# Numbers that the features of one row may be: 16 MB.
+_WIDEST = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Less(Pairwise):
         per_column=_PASSES * LessConfig().epochs,
     )
     needs = frozenset({"state", "features"})
+    state_is_costly = True
 
     def __init__(
         self,
@@ -152,6 +155,12 @@ class Less(Pairwise):
         c = self.config
         seed = int63(f"less projection\x1f{self.seed}")
         projection = Projection(self.adapted.dimension, c.projection_dim, c.projection, seed)
+        if projection.width * c.epochs > _WIDEST:
+            raise UserError(
+                f"{projection.width:,} numbers a row and checkpoint are too many to keep",
+                field="influence.less.projection",
+                mend='Use "rademacher" or "count-sketch", a smaller projection_dim, or a smaller rank.',
+            )
         return GradientFeatures(self.adapted, projection, self._budget)
 
     def fit_state(self, pool: Rows, folder: Path, progress: Callable[[int, int], None] | None = None) -> None:

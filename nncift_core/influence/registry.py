@@ -38,7 +38,13 @@ class Registered(Protocol):
 
 
 class Stateful(Registered, Protocol):
-    """A class whose `needs` names "state"."""
+    """A class whose `needs` names "state".
+
+    state_is_costly: whether a state is kept while the pool changes by at most `estimator.refit_growth`;
+    one that costs next to nothing follows the pool.
+    """
+
+    state_is_costly: bool
 
     def state_rows(self, config: Config, n: int) -> int:
         """On how many of `n` distinct pool rows the state is fitted, 1..n."""

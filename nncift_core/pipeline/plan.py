@@ -11,10 +11,10 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from nncift_core.config import Config
+from nncift_core.config import Config, settled
 from nncift_core.errors import HubUnreachable
 from nncift_core.hashing import content_hash, content_id
-from nncift_core.influence.registry import Featured, implementation
+from nncift_core.influence.registry import Featured, create, implementation
 from nncift_core.pipeline.downstream import check_student
 from nncift_core.pipeline.embed import embeddings_needed
 from nncift_core.pipeline.exact import label_counts
@@ -40,10 +40,13 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
 
     Keys: pool_rows, target_rows, rows_dropped, duplicates, pairs (rows x rows; rows for a pointwise
     function), exact_pairs (distinct contents that are labelled or audited), features (rows and target
-    rows whose features they need, at most), test_rows, fine_tunes (models trained), forecast_seconds
-    (from the costs recorded in this workspace; None while a needed stage has none), forecast_disk_mb.
+    rows whose features they need, at most), forward_passes (of the language model, or as much work as
+    that many, at most; None while a model cannot be looked at), test_rows, fine_tunes (models trained),
+    forecast_seconds (from the costs recorded in this workspace; None while a needed stage has none),
+    forecast_disk_mb.
     Raises UserError as `run`, but a hub that cannot be reached only warns: nothing is needed from it yet.
     """
+    config = settled(config)
     inputs = read_inputs(config)
     check_devices(config)
     Workspace.check_usable(workspace)
@@ -66,10 +69,9 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
     labelled = label_rows * label_columns
     audit = 0 if everything else min(config.influence.audit_pairs, pairs - labelled)
     exact = labelled + audit
-    features = 0
-    if features_needed(config):
-        # Each audit pair may bring a row and a column of its own.
-        features = min(len(rows), label_rows + audit) + min(len(columns), label_columns + audit)
+    # Each audit pair may bring a row and a column of its own.
+    touched = min(len(rows), label_rows + audit), min(len(columns), label_columns + audit)
+    features = sum(touched) if features_needed(config) else 0
     items = {
         "ingest": sum(len(i.examples) for i in inputs),
         "embed": contents if embeddings_needed(config) else 0,
@@ -88,6 +90,7 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
         "pairs": pool_rows * (1 if config.pointwise else target_rows),
         "exact_pairs": exact,
         "features": features,
+        "forward_passes": _forward_passes(config, exact, *touched),
         "test_rows": sum(len(i.examples) for i in inputs if i.role == "test"),
         "fine_tunes": _fine_tunes(config),
         "forecast_seconds": _seconds(items, ws),
@@ -167,6 +170,15 @@ def _disk_mb(config: Config, inputs: list[Input], contents: int, features: int, 
     vectors = contents * _dimension(config) * 4 if embeddings_needed(config) else 0
     vectors += features * _feature_width(config) * 4
     return round((text * TEXT_BYTES_STORED + vectors + values * TILE_BYTES_PER_PAIR) / 1e6, 1)
+
+
+def _forward_passes(config: Config, exact: int, rows: int, columns: int) -> int | None:
+    """Work of the exact values over sequences, by the function's cost model."""
+    try:
+        cost = create(config, "cpu").cost
+    except HubUnreachable:
+        return None
+    return round(cost.per_pair * exact + cost.per_row * rows + cost.per_column * columns)
 
 
 def _feature_width(config: Config) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +21,8 @@ from nncift_core.influence.contract import InfluenceFunction
 from nncift_core.influence.registry import Stateful, implementation
 from nncift_core.pipeline.problem import Keys, Problem
 from nncift_core.store.designs import StoredDesign, find, find_or_make
-from nncift_core.store.folders import is_whole, publish_folder
+from nncift_core.store.files import locked
+from nncift_core.store.folders import files_of, is_whole, publish_folder
 from nncift_core.store.workspace import Workspace
 
 Int64 = npt.NDArray[np.int64]
@@ -32,11 +33,12 @@ _NO_COLUMNS = np.zeros(1, np.int64)
 
 @dataclass(frozen=True)
 class State:
-    """Which rows [k] a state is fitted on, under which key, and whether it is stored."""
+    """Which rows [k] a state is fitted on, under which key, whether it is stored; kept: from another pool."""
 
     key: str
     rows: Int64
     ready: bool
+    kept: bool = False
 
 
 def needs_state(config: Config) -> bool:
@@ -48,9 +50,9 @@ def expected_state(ws: Workspace, config: Config, keys: Keys, pool: Int64) -> st
     """Key of the state that a run over `pool` (content ids) would use; None without one. Reads only."""
     if not needs_state(config):
         return None
-    design = find(ws, _family(config, keys), pool, _NO_COLUMNS, config.estimator.refit_growth)
+    design = find(ws, _family(config, keys), pool, _NO_COLUMNS, _growth(config))
     drawn = design.label_rows if design else _draw(config, pool)
-    return _settle(ws, keys, drawn, pool).key
+    return _settle(ws, config, keys, drawn, pool).key
 
 
 def plan_state(problem: Problem) -> State:
@@ -62,9 +64,10 @@ def plan_state(problem: Problem) -> State:
 
     pool = problem.pool.contents
     parents = (problem.pool.ref.path,)
-    growth = config.estimator.refit_growth
+    growth = _growth(config)
     design: StoredDesign = find_or_make(ws, _family(config, keys), pool, _NO_COLUMNS, growth, draw, parents)
-    return _settle(ws, keys, design.label_rows, pool)
+    found = _settle(ws, config, keys, design.label_rows, pool)
+    return replace(found, kept=found.ready and design.ref.reused)
 
 
 def fit_state(
@@ -73,13 +76,20 @@ def fit_state(
     state: State,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Fit the state and store it; returns the relative paths of its files."""
-    with tempfile.TemporaryDirectory(dir=problem.ws.tmp_dir) as scratch:
+    """Fit the state and store it, unless somebody has meanwhile; returns the relative paths of its files.
+
+    One at a time: another device's checkpoints differ by rounding, and a state must not be a mixture.
+    """
+    ws = problem.ws
+    lock = ws.lock(f"state-{state.key[:16]}")
+    with locked(lock), tempfile.TemporaryDirectory(dir=ws.tmp_dir) as scratch:
+        if is_whole(ws.state_dir(state.key)):
+            return files_of(ws, ws.state_dir(state.key))
         function.fit_state(problem.texts(np.sort(state.rows)), Path(scratch), progress)
         return publish_folder(
-            problem.ws,
+            ws,
             Path(scratch),
-            problem.ws.state_dir(state.key),
+            ws.state_dir(state.key),
             kind="function-state",
             key=state.key,
             rows=len(state.rows),
@@ -88,14 +98,22 @@ def fit_state(
         )
 
 
-def _settle(ws: Workspace, keys: Keys, drawn: Int64, pool: Int64) -> State:
-    """The state fitted on the `drawn` rows; where it is not stored, on those that the pool still has."""
-    key = digest([keys.function, np.sort(drawn).tolist()])
-    if is_whole(ws.state_dir(key)):
-        return State(key, drawn, ready=True)
-    rows = drawn[np.isin(drawn, pool)]
-    key = digest([keys.function, np.sort(rows).tolist()])
-    return State(key, rows, ready=is_whole(ws.state_dir(key)))
+def _settle(ws: Workspace, config: Config, keys: Keys, drawn: Int64, pool: Int64) -> State:
+    """The state fitted on the `drawn` rows; not stored, and some of them gone: on a sample drawn anew."""
+    rows = drawn
+    if not is_whole(ws.state_dir(_key(keys, drawn))) and not np.isin(drawn, pool).all():
+        rows = _draw(config, pool)
+    return State(_key(keys, rows), rows, ready=is_whole(ws.state_dir(_key(keys, rows))))
+
+
+def _key(keys: Keys, rows: Int64) -> str:
+    return digest([keys.function, np.sort(rows).tolist()])
+
+
+def _growth(config: Config) -> float:
+    """By which share the pool may change before the state is fitted anew."""
+    costly = cast(Stateful, implementation(config)).state_is_costly
+    return config.estimator.refit_growth if costly else 0.0
 
 
 def _draw(config: Config, pool: Int64) -> Int64:

@@ -49,6 +49,12 @@ def publish_folder(
     return [ws.relative(folder / name) for name in names]
 
 
+def files_of(ws: Workspace, folder: Path) -> list[str]:
+    """Relative paths of the files that `publish_folder` put into `folder`."""
+    names: list[str] = json.loads((folder / LIST).read_text(encoding="utf-8"))
+    return [ws.relative(folder / name) for name in names]
+
+
 def is_whole(folder: Path) -> bool:
     """Whether everything that `publish_folder` put into `folder` is there and undamaged."""
     listed = folder / LIST

@@ -98,22 +98,32 @@ def appended(project: Project, n: int) -> None:
     write_jsonl(project.folder / "pool.jsonl", [*oracle_rows("pool"), *extra])
 
 
-@pytest.mark.parametrize("function", ["less", "bm25"])
-def test_a_state_is_kept_while_the_pool_grows_little(
-    make_project: Callable[[str], Project], function: str
-) -> None:
-    project = configured(make_project("p"), function)
-    project.value()
+def test_the_warm_up_is_kept_while_the_pool_grows_little(make_project: Callable[[str], Project]) -> None:
+    project = configured(make_project("p"), "less")
+    assert not project.value()["facts"]["state_kept_from_earlier_run"]
     appended(project, 3)
-    grown = project.costs(project.value())
+    result = project.value()
+    grown = project.costs(result)
+    assert result["facts"]["state_kept_from_earlier_run"]
     assert grown["prepare-function"]["computed"] == 0
     assert grown["estimate-influence"]["computed"] == 3 * 12
-    if function == "less":
-        # The audit is drawn anew over the grown pool; rows that were there keep their features.
-        assert grown["features"]["computed"] <= 3 + 12
-        assert grown["features"]["reused"] > 0
+    # The audit is drawn anew over the grown pool; rows that were there keep their features.
+    assert grown["features"]["computed"] <= 3 + 12
+    assert grown["features"]["reused"] > 0
     appended(project, 12)
     assert project.costs(project.value())["prepare-function"]["computed"] == 1
+
+
+def test_word_counts_follow_the_pool(make_project: Callable[[str], Project]) -> None:
+    everything = {"influence": {"function": "bm25", "label_fraction": 1}}
+    sql = "SELECT score FROM scores ORDER BY ALL"
+    project, fresh = make_project("grown"), make_project("fresh")
+    configured(project, "bm25", **everything).value()
+    appended(project, 2)
+    appended(fresh, 2)
+    assert project.costs(project.value())["prepare-function"]["computed"] == 1
+    configured(fresh, "bm25", **everything).value()
+    assert project.ask(sql) == fresh.ask(sql)
 
 
 def test_a_lost_state_is_fitted_again_and_gives_the_same_values(
@@ -152,7 +162,7 @@ def test_encoder_prefixes_embed_the_two_sides_apart(make_project: Callable[[str]
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"influence": {"function": "lest"}}, ["influence.function", '"less"']),
+        ({"influence": {"function": "lest"}}, ["influence.function", "'less'"]),
         (
             {"influence": {"function": "length"}, "selection": {"rule": "fl"}},
             ["length gives one value per pool row", "top-k"],
@@ -197,3 +207,23 @@ def test_plan_knows_pointwise_functions_and_features(offline_project: Project) -
     assert plan["features"] == 12 + 5 + 6 + 5
     assert plan["exact_pairs"] == 12 * 6 + 5
     assert (ORACLES / "tiny-lm").is_dir() and not offline_project.workspace.exists()
+
+
+@pytest.mark.parametrize("function", ["delift", "less", "selectit"])
+def test_two_slots_on_one_device_give_the_values_of_one(
+    make_project: Callable[[str], Project], function: str
+) -> None:
+    everything = {"influence": {"function": function, "label_fraction": 1, "audit_pairs": 0}}
+    sql = "SELECT train_id, task, score FROM scores ORDER BY ALL"
+    found = []
+    for name, devices in (("one", ["cpu"]), ("two", ["cpu", "cpu"])):
+        project = configured(
+            make_project(name), function, **everything, execution={"devices": devices, "retries": 0},
+            shards={"rows": 4, "columns": 8},
+        )  # fmt: skip
+        project.value()
+        found.append(project.ask(sql))
+    assert [r["train_id"] for r in found[0]] == [r["train_id"] for r in found[1]]
+    np.testing.assert_allclose(
+        [r["score"] for r in found[0]], [r["score"] for r in found[1]], rtol=0, atol=1e-6
+    )
