@@ -136,9 +136,13 @@ def plan(
     print(f"duplicates      {found['duplicates']:>14,}")
     print(f"pairs           {found['pairs']:>14,}")
     print(f"exact pairs     {found['exact_pairs']:>14,}")
+    if found["features"]:
+        print(f"features        {found['features']:>14,} (rows and target rows, at most)")
+    if found["forward_passes"]:
+        print(f"forward passes  {found['forward_passes']:>14,} (of the language model, at most)")
     print(f"held-out rows   {found['test_rows']:>14,}")
     print(f"fine-tunes      {found['fine_tunes']:>14,}")
-    shown = "unknown until this workspace has run once" if seconds is None else f"{seconds:,.0f} s"
+    shown = "unknown until this workspace has run such a job" if seconds is None else f"{seconds:,.0f} s"
     print(f"forecast time   {shown:>14} (if nothing were reused)")
     print(f"forecast disk   {found['forecast_disk_mb']:>14,} MB")
 

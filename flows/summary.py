@@ -29,14 +29,14 @@ def show(result: ValuationResult) -> None:
     """Quality, subset by source, costs, where things are, what to try next."""
     console = _console()
     if result.quality:
-        _heading(console, "Estimates against exact values (Q1 was fitted on; Q2-Q4 were never seen)")
+        unseen = "Q3 was" if result.facts["kind"] == "pointwise" else "Q2-Q4 were"
+        _heading(console, f"Estimates against exact values (Q1 was fitted on; {unseen} never seen)")
         console.print(_quality(result.quality))
         console.print(Text(_verdicts(result.quality)))
     facts = result.facts
     _heading(
         console,
-        f"Subset: {result.selected:,} of {result.pool_rows:,} rows by {facts['rule']}, "
-        f"{facts['positive_gain']:,} with positive gain, {facts['tied_steps']:,} ties",
+        f"Subset: {result.selected:,} of {result.pool_rows:,} rows by {facts['rule']}{_gains(facts)}",
     )
     console.print(_subset(result))
     if "test_rows" in facts:
@@ -92,6 +92,13 @@ def _target_name(ws: Workspace, result: ValuationResult) -> str:
 
 def _heading(console: Console, text: str) -> None:
     console.print(Text(text, style="bold"), soft_wrap=True)
+
+
+def _gains(facts: dict[str, Any]) -> str:
+    """How many picks helped; under top-k that is the sign of their score."""
+    what = "a score above 0" if facts["rule"] == "top-k" else "positive gain"
+    ties = f", {facts['tied_steps']:,} ties" if facts["tied_steps"] else ""
+    return f", {facts['positive_gain']:,} with {what}{ties}"
 
 
 def _next_steps(result: ValuationResult) -> str:
@@ -233,8 +240,13 @@ def _notes(result: ValuationResult) -> list[str]:
         notes.append("note: labels and estimator of an earlier run were kept (the pool changed little)")
     if facts.get("state_kept_from_earlier_run"):
         notes.append("note: the function's preparation of an earlier run was kept (the pool changed little)")
-    if facts["positive_gain"] < result.selected:
-        idle = result.selected - facts["positive_gain"]
+    first, last = facts.get("state_first_loss"), facts.get("state_last_loss")
+    if first is not None and last is not None and last > first:
+        notes.append(f"note: the warm-up's loss rose from {first:.3f} to {last:.3f}: lower its learning_rate")
+    idle = result.selected - facts["positive_gain"]
+    if idle and facts["rule"] == "top-k":
+        notes.append(f"note: {idle:,} chosen rows have a score of 0 or below: they are not thought to help")
+    elif idle:
         notes.append(f"note: {idle:,} picks added nothing to the objective; a smaller subset covers as much")
     return notes
 

@@ -20,7 +20,7 @@ from nncift_core.config import Config, load_config, parse_config, run_key, settl
 from nncift_core.errors import NnciftError, RunError
 from nncift_core.hashing import digest
 from nncift_core.pipeline.downstream import check_student
-from nncift_core.pipeline.inputs import Input, check_devices, forget_inputs, read_inputs
+from nncift_core.pipeline.inputs import Input, check_devices, check_teacher, forget_inputs, read_inputs
 from nncift_core.pipeline.problem import keys_of
 from nncift_core.store.datasets import is_stored
 from nncift_core.store.references import DatasetRef
@@ -69,6 +69,7 @@ def value_pool(
     keys_of(resolved)
     check_devices(resolved)
     Workspace.check_usable(workspace)
+    check_teacher(resolved, fetch=True)
     check_student(resolved, fetch=True)
     work = _work(resolved, inputs)
     with connected(say) as ui_url:

@@ -17,7 +17,7 @@ from nncift_core.pipeline.exact import ExactPlan, plan_exact
 from nncift_core.pipeline.features import features_needed, plan_features
 from nncift_core.pipeline.problem import SIDES
 from nncift_core.pipeline.result import result_record, run_facts
-from nncift_core.pipeline.state import needs_state, plan_state
+from nncift_core.pipeline.state import facts_of_state, needs_state, plan_state
 from nncift_core.store.files import read_manifest
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.runs import Attempt, intact, read_result
@@ -35,14 +35,15 @@ class Valuation(Stages):
         super().__init__(job, attempt)
         self.command = command
         self.comparison: list[dict[str, Any]] = []
-        self.state_kept = False
+        self.state_facts: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the fields of `ValuationResult`."""
+        if needs_state(self.config):
+            # Before the embeddings, for wrong settings of a training show here.
+            self._prepare()
         if embeddings_needed(self.config):
             self._embed()
-        if needs_state(self.config):
-            self._prepare()
         plan = self._exact()
         estimator, quality = (None, []) if self.problem.all_exact else self._estimate(plan)
         record = self._publish(plan, estimator, quality, self._select(estimator))
@@ -76,7 +77,7 @@ class Valuation(Stages):
             if not state.ready:
                 key = digest(["prepare", state.key])
                 cached(self.job, stages.prepare_function, key, lambda v: plan_state(self.problem).ready)
-        self.state_kept = state.kept
+        self.state_facts = {"state_kept_from_earlier_run": state.kept, **facts_of_state(self.ws, state)}
         identity = self.job.identity.with_state(state.key)
         self.job = self.job.model_copy(update={"identity": identity})
         self.problem = self.job.problem()
@@ -153,7 +154,7 @@ class Valuation(Stages):
             parents=(ref.path,) if ref else (),
         )
         facts = {**chosen["facts"], **run_facts(self.problem, plan, chosen["facts"]["exact_pairs_used"])}
-        facts |= {"subset": chosen["subset"], "state_kept_from_earlier_run": self.state_kept}
+        facts |= {"subset": chosen["subset"], **self.state_facts}
         facts |= {"command": self.command} if self.command else {}
         record = result_record(self.problem, self.run_id, ref, tables, facts)
         self.attempt.publish_result(self._with_earlier_comparison(record))

@@ -27,7 +27,8 @@ class TokenBudget:
     """Most tokens of a forward pass; halved for good when memory does not hold them.
 
     tokens: the present limit, padding included; slack: most padding in a batch, in tokens (0: any
-    amount), see `slack_of`; field: the setting to name in messages; device: likewise, where known.
+    amount), see `slack_of`; field: the setting to name in messages; device: likewise, where known;
+    single: every batch is one sequence, for models such as `forward.one_at_a_time` finds.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class TokenBudget:
         slack: int = 0,
         field: str = "language_model.batch_tokens",
         device: str = "",
+        single: bool = False,
     ) -> None:
         self.tokens, self.slack, self.field, self.device = tokens, slack, field, device
+        self.single = single
 
     def run(self, lengths: Int64, work: Callable[[Int64], None]) -> None:
         """Call work(indices) for batches of `lengths` [n], in tokens, longest first.
@@ -52,18 +55,19 @@ class TokenBudget:
         """Call work(rows, columns) for blocks of a grid, as `run` for batches.
 
         The grid has `height` >= 1 rows; every cell of column k is lengths[k] tokens long. A block is as high
-        as the grid while a column fits into the limit, else a piece of one column.
+        as the grid while a column fits into the limit, else a piece of one column; `single`: one cell.
         """
         order = np.argsort(-lengths, kind="stable")
         ordered = lengths[order]
         start = top = 0
         while start < len(order):
             longest = int(ordered[start])
-            if top == 0 and height * longest <= self.tokens:
+            if top == 0 and height * longest <= self.tokens and not self.single:
                 rows = slice(0, height)
                 size = _batch_size(height * ordered[start:], self.tokens, self.slack)
             else:
-                rows = slice(top, min(height, top + max(1, self.tokens // max(1, longest))))
+                high = 1 if self.single else max(1, self.tokens // max(1, longest))
+                rows = slice(top, min(height, top + high))
                 size = 1
             if not _fits(work, rows, order[start : start + size]):
                 self._halve(longest, size * (rows.stop - rows.start))

@@ -7,7 +7,7 @@ attention is causal, so nothing that counts ever looks at padding, and no model 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -61,8 +61,11 @@ def response_log_probs(
     prompts, responses: n sequences of ids. With a prefix, `prompts` holds what follows it; at least one token
     of every prompt stays outside of the prefix, for it predicts the first response token. Log-softmax in
     float32. Returns n arrays [T_k], T_k = len(responses[k]), or with g prefixes g x n of them, prefix by
-    prefix. Raises ValueError for an empty sequence.
+    prefix. Raises ValueError for an empty sequence. A model that wants them `one_at_a_time` takes n passes.
     """
+    if prefix is None and len(prompts) > 1 and one_at_a_time(model):
+        pairs = zip(prompts, responses, strict=True)
+        return [part for p, r in pairs for part in response_log_probs(model, [p], [r])]
     batch = response_batch(model, prompts, responses)
     found = batch_log_probs(model, batch, prefix)
     return [part for row in found for part in np.split(row, batch.starts[1:])]
@@ -75,10 +78,12 @@ def response_batch(model: LanguageModel, prompts: Sequence[Ids], responses: Sequ
     """
     if not all(map(len, prompts)) or not all(map(len, responses)):
         raise ValueError("every prompt and every response needs at least one token")
-    # The last response token is predicted and never read, so it is left out of the input.
-    inputs = [[*p, *r[:-1]] for p, r in zip(prompts, responses, strict=True)]
+    # The last response token is predicted and never read, so it is left out of the input, except where the
+    # length of the whole sequence counts.
+    last = None if one_at_a_time(model) else -1
+    inputs = [[*p, *r[:last]] for p, r in zip(prompts, responses, strict=True)]
     sizes = np.array([len(r) for r in responses])
-    ends = np.array([len(ids) for ids in inputs])
+    ends = np.array([len(p) + len(r) - 1 for p, r in zip(prompts, responses, strict=True)])
     row = np.repeat(np.arange(len(inputs)), sizes)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     column = np.arange(len(row)) - np.repeat(starts - ends + sizes, sizes)
@@ -153,11 +158,48 @@ def can_share(model: LanguageModel) -> bool:
     """Whether prefixes of this model can be computed once and shared; looked at once per model.
 
     Asks for a cache of keys and values of every token in every layer (no sliding window, no state, nothing
-    quantised), and for log-probabilities that a prefix does not change. Logs a warning when they do.
+    quantised), for angles that no length changes (`one_at_a_time`), and for log-probabilities that a prefix
+    does not change. Logs a warning when they do.
     """
     if model.model not in _sharing:
-        _sharing[model.model] = _plain_cache(model) and _agrees(model)
+        _sharing[model.model] = not one_at_a_time(model) and _plain_cache(model) and _agrees(model)
     return _sharing[model.model]
+
+
+def one_at_a_time(model: LanguageModel) -> bool:
+    """Whether the longest sequence of a forward pass changes the values of all others, padded or not.
+
+    So it is with rotary angles that follow the length ("dynamic" and "longrope" scaling, in any kind of
+    layer). Such a model takes one sequence in a pass, whole, and shares no prefix.
+    """
+    config = model.model.config
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    if not isinstance(given, Mapping):
+        return False
+    kinds = [part for part in (given, *given.values()) if isinstance(part, Mapping)]
+    names = [str(part.get("rope_type") or part.get("type")) for part in kinds]
+    return any("dynamic" in name or name == "longrope" for name in names)
+
+
+def _forget_lengths(module: torch.nn.Module) -> None:
+    """Set dynamic rotary angles back to those of short sequences.
+
+    transformers keeps the angles of the longest sequence so far until one comes that needs none, so that
+    values would depend on what was computed before.
+    """
+    for part in module.modules():
+        short = getattr(part, "original_max_seq_len", None)
+        kind = getattr(part, "rope_type", None)
+        by_layer = (
+            {f"{name}_": own for name, own in kind.items()} if isinstance(kind, Mapping) else {"": kind}
+        )
+        for prefix, kind in by_layer.items():
+            original = getattr(part, f"{prefix}original_inv_freq", None)
+            if short is not None and original is not None and "dynamic" in str(kind):
+                now = getattr(part, f"{prefix}inv_freq")
+                part.register_buffer(f"{prefix}inv_freq", original.to(now.device), persistent=False)
+                setattr(part, f"{prefix}max_seq_len_cached", short)
 
 
 def _padded(sequences: Sequence[Ids]) -> torch.Tensor:
@@ -216,6 +258,8 @@ def _logits_at(
         return (hidden[where].unsqueeze(0), *args[1:])
 
     def forward() -> Any:
+        if one_at_a_time(model):
+            _forget_lengths(model.model)
         return model.model(input_ids=ids, **past(model.model, ids, prefix, keep))
 
     head = model.model.get_output_embeddings()

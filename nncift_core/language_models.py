@@ -198,6 +198,15 @@ def _four_bit(device: str, dtype: torch.dtype) -> dict[str, Any]:
     return {"quantization_config": how, "device_map": {"": device}}
 
 
+def check_language_model(config: LanguageModelConfig, device: str, base_dir: str = "") -> None:
+    """Raise now what `load_language_model` would raise hours later: 4-bit weights or a chat template that
+    cannot be had. Loads no weights; downloads nothing of a hub model but asks for its tokenizer's files."""
+    if config.quantization == "4bit":
+        _four_bit(device, torch_dtype(config.dtype))
+    if config.template == "chat":
+        load_tokenizer(config, base_dir)
+
+
 def _check_complete(name: str, info: dict[str, Any]) -> None:
     """Refuse weights that leave part of the model at random values (the library only warns)."""
     absent = sorted(str(key) for key in info.get("missing_keys") or ())

@@ -119,3 +119,15 @@ def test_blocks_cover_the_grid_once_whatever_memory_holds(limit: int, memory: in
 
     budget.run_blocks(4, lengths, work)
     np.testing.assert_array_equal(seen, 1)
+
+
+def test_single_makes_every_batch_one_sequence() -> None:
+    assert batches_of(TokenBudget(1000, single=True), [3, 5, 4, 4]) == [[1], [2], [3], [0]]
+    seen = np.zeros((3, 2), np.int64)
+
+    def work(rows: slice, columns: np.ndarray) -> None:
+        assert rows.stop - rows.start == len(columns) == 1
+        seen[rows, columns] += 1
+
+    TokenBudget(1000, single=True).run_blocks(3, np.array([2, 5]), work)
+    np.testing.assert_array_equal(seen, 1)

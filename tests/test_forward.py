@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rope_models import KINDS, fresh, rope_model
 from test_language_models import CONFIGS, SMALL, load
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PretrainedConfig
 
@@ -16,6 +20,7 @@ from nncift_core.forward import (
     encode_prefixes,
     encode_together,
     next_token_log_probs,
+    one_at_a_time,
     response_log_probs,
 )
 from nncift_core.language_models import LanguageModel
@@ -171,3 +176,27 @@ def test_low_precision_shares_too(tiny: LanguageModel) -> None:
     exact = response_log_probs(tiny, TAILS, RESPONSES, encode_together(tiny, PREFIXES))
     apart = np.abs(np.concatenate(shared) - np.concatenate(exact)).max()
     assert 0 < apart < 0.2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_angles_that_follow_the_length_are_those_of_each_sequence(kind: str, tmp_path: Path) -> None:
+    model = rope_model(kind, tmp_path, limit=8)
+    prompts = [[*range(20, 32)], [5, 6, 7], [*range(40, 47)], [8], [*range(50, 58)]]
+    responses = [[9, 3, 0], [4, 0], [1], [2, 0], [7, 0]]
+    expected = [plain(fresh(model), p + r, len(p)) for p, r in zip(prompts, responses, strict=True)]
+    assert one_at_a_time(model) and not can_share(model)
+    for order in (range(5), range(4, -1, -1)):
+        found = response_log_probs(model, [prompts[k] for k in order], [responses[k] for k in order])
+        for k, values in zip(order, found, strict=True):
+            np.testing.assert_allclose(values, expected[k], rtol=0, atol=1e-5)
+
+
+def test_only_lengths_that_change_angles_part_a_batch(tiny: LanguageModel) -> None:
+    def of(rope: Any) -> bool:
+        config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(rope_parameters=rope))
+        return one_at_a_time(replace(tiny, model=SimpleNamespace(config=config)))
+
+    assert not one_at_a_time(tiny) and not of(None) and not of({"rope_type": "llama3", "factor": 8.0})
+    assert not of({"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_type": "yarn"}})
+    assert of({"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_type": "longrope"}})
+    assert of({"rope_type": "dynamic", "factor": 2.0})

@@ -46,6 +46,18 @@ def block_design(row_ids: Int64, column_ids: Int64, fraction: float, seed: int) 
     )
 
 
+def label_counts(n_rows: int, n_columns: int, fraction: float) -> tuple[int, int]:
+    """Labelled rows and columns of a block design at fraction u (as `block_design` draws them)."""
+    ids = [np.arange(n, dtype=np.int64) for n in (n_rows, n_columns)]
+    design = block_design(ids[0], ids[1], fraction, 0)
+    return len(design.rows), len(design.columns)
+
+
+def labels_everything(n_rows: int, n_columns: int, fraction: float) -> bool:
+    """Whether a block design at fraction u leaves no pair: u = 1, or next to no rows and columns."""
+    return fraction >= 1 or label_counts(n_rows, n_columns, fraction) == (n_rows, n_columns)
+
+
 def audit_pairs(
     row_ids: Int64, column_ids: Int64, design: BlockDesign, n: int, seed: int
 ) -> tuple[Int64, Int64]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nncift_core.batching import TokenBudget
+from nncift_core.batching import TokenBudget, is_out_of_memory
 from nncift_core.gradients.adapters import Adapted
 from nncift_core.gradients.checkpoints import Checkpoint
 from nncift_core.gradients.per_sample import PerSample, Sequences
@@ -70,7 +70,7 @@ class GradientFeatures:
             if adam:
                 for row in gradients:
                     adam_direction_(row, self._m, self._v)
-            projected = self.projection.apply(gradients)
+            projected = self._projected(gradients)
             norm = torch.linalg.vector_norm(projected, dim=1)
             usable = torch.isfinite(norm) & (norm > 0)
             projected.div_(torch.where(usable, norm, 1.0)[:, None])
@@ -79,6 +79,16 @@ class GradientFeatures:
             if progress is not None:
                 progress(len(index))
         return Found(vectors, norms, losses)
+
+    def _projected(self, gradients: torch.Tensor) -> torch.Tensor:
+        """`Projection.apply`, in halves where memory does not hold the work for all rows at once."""
+        try:
+            return self.projection.apply(gradients)
+        except (RuntimeError, MemoryError) as e:
+            if len(gradients) < 2 or not is_out_of_memory(e):
+                raise
+        half = len(gradients) // 2
+        return torch.cat([self._projected(gradients[:half]), self._projected(gradients[half:])])
 
 
 def adam_direction_(g: torch.Tensor, m: torch.Tensor, v: torch.Tensor) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from nncift_core.batching import TokenBudget, is_out_of_memory, slack_of
 from nncift_core.errors import UserError
-from nncift_core.forward import Batch, logits_at, response_batch
+from nncift_core.forward import Batch, logits_at, one_at_a_time, response_batch
 from nncift_core.gradients.adapters import Adapted, lora_pair
 from nncift_core.language_models import LanguageModel
 
@@ -71,14 +71,15 @@ def gradient_scale(model: LanguageModel) -> float:
     return _FLOAT16_SCALE if any(p.dtype == torch.float16 for p in model.model.parameters()) else 1.0
 
 
-def gradient_budget(batch_tokens: int, device: str) -> TokenBudget:
+def gradient_budget(batch_tokens: int, device: str, single: bool = False) -> TokenBudget:
     """A budget for backward passes, which hold about four times what a forward pass does.
 
     On the CPU larger batches only leave the caches (measured on the builtin model: 512-1,024 tokens).
+    single: see `TokenBudget`.
     """
     tokens = max(1, batch_tokens // 4)
     most = min(tokens, _CPU_TOKENS) if device == "cpu" else tokens
-    return TokenBudget(most, slack_of(device), device=device)
+    return TokenBudget(most, slack_of(device), device=device, single=single)
 
 
 class PerSample:
@@ -92,9 +93,13 @@ class PerSample:
     def gradients(self, sequences: Sequences, out: torch.Tensor) -> torch.Tensor:
         """Fill out [n, D] (float32, on the model's device) in one pass; returns the losses [n].
 
-        Coordinates as in `adapters.py`. Raises UserError for adapted layers that do not see rows x tokens.
+        Coordinates as in `adapters.py`; a model that wants its rows `one_at_a_time` takes n passes. Raises
+        UserError for adapted layers that do not see rows x tokens.
         """
         model = self.adapted.model
+        if len(sequences) > 1 and one_at_a_time(model):
+            rows = [np.array([k]) for k in range(len(sequences))]
+            return torch.cat([self.gradients(sequences.take(k), out[k[0] : k[0] + 1]) for k in rows])
         model.model.eval()
         with torch.enable_grad(), self._captured() as captured:
             per_token, batch = token_losses(model, sequences)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from nncift_core.batching import TokenBudget, slack_of
+from nncift_core.batching import TokenBudget, is_out_of_memory, slack_of
 from nncift_core.errors import RunError
-from nncift_core.forward import Batch, batch_log_probs, can_share, encode_together, response_batch
+from nncift_core.forward import (
+    Batch,
+    batch_log_probs,
+    can_share,
+    encode_together,
+    one_at_a_time,
+    response_batch,
+)
 from nncift_core.influence.contract import Float32, Int64, Progress
 from nncift_core.language_models import LanguageModel
 from nncift_core.prefixes import Prefixes
 from nncift_core.sequences import fit
 
 Float64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 Ids = list[int]
 
 # Sequences without a shared prefix that are kept before they are measured: many batches, so sorting pays.
@@ -60,9 +69,10 @@ class Passes:
         tokens = min(batch_tokens, _CPU_TOKENS) if model.device == "cpu" else batch_tokens
         self.model = model
         self.counters: Counter[str] = Counter()
-        self.budget = TokenBudget(tokens, slack, device=model.device)
-        # Its own limit: keys and values of these stay in memory while what follows them is computed.
+        self.budget = TokenBudget(tokens, slack, device=model.device, single=one_at_a_time(model))
+        # Limits of their own: keys and values of prefixes stay in memory while what follows them is computed.
         self.prefix_budget = TokenBudget(tokens, slack, device=model.device)
+        self.shared_budget = TokenBudget(tokens, slack, device=model.device)
 
     def worthwhile(self, grid: Grid) -> bool:
         """Whether sharing its prefixes saves more than the passes it costs."""
@@ -95,36 +105,89 @@ class _Work:
     aside: list[tuple[Ids, Ids, int]] = field(default_factory=list)
 
     def share(self, grid: Grid) -> None:
-        """Measure a grid, every prefix computed once; put aside what the context does not hold."""
+        """Measure a grid, every prefix computed once; put aside what context or memory does not hold so.
+
+        Memory that runs out after several prefixes halves their number; what is measured stays measured.
+        """
         model, lengths = self.passes.model, np.array([len(ids) for ids in grid.prefixes], np.int64)
         most = np.iinfo(np.int64).max if model.context_length is None else model.context_length
-        ready: dict[bytes, Batch] = {}
+        fits = lengths[:, None] + grid.sizes.sum(axis=1) <= most
+        self.put_aside(grid, np.arange(len(lengths)), ~fits)
+        left, ready = fits.copy(), dict[bytes, Batch]()
+        some = np.flatnonzero(fits.any(axis=1))
 
-        def measure(rows: Int64) -> None:
-            fits = lengths[rows][:, None] + grid.sizes.sum(axis=1) <= most
-            together = fits.all(axis=0)
-            if together.any():
-                prefix = encode_together(model, [grid.prefixes[r] for r in rows.tolist()])
-                self._share_columns(grid, rows, np.flatnonzero(together), prefix, ready)
-            # Last, for what runs out of memory above is done again, and this must happen once.
-            self.put_aside(grid, rows, np.broadcast_to(~together, fits.shape))
+        def measure(batch: Int64) -> None:
+            rows = some[batch]
+            if self._share_rows(grid, rows, left, ready):
+                return
+            if len(rows) > 1:
+                raise MemoryError("out of memory after several prefixes")
+            rest = left[rows]
+            left[rows] = False
+            self.put_aside(grid, rows, rest)
 
-        self.passes.prefix_budget.run(lengths, measure)
+        self.passes.prefix_budget.run(lengths[some], measure)
+
+    def _share_rows(self, grid: Grid, rows: Int64, left: Bools, ready: dict[bytes, Batch]) -> bool:
+        """Measure the cells of `rows` that are `left` [g, n], and take them off; False when memory ran out.
+
+        Nothing is kept in memory once this returns.
+        """
+        budget = self.passes.shared_budget
+        tokens = budget.tokens
+        try:
+            prefix = encode_together(self.passes.model, [grid.prefixes[r] for r in rows.tolist()])
+            for part in _alike(left[rows]):
+                columns = np.flatnonzero(left[rows[part.start]])
+                if len(columns):
+                    self._share_columns(grid, rows[part], columns, prefix, part, left, ready)
+            return True
+        except _CrowdedError:
+            pass
+        except (RuntimeError, MemoryError) as e:
+            if not is_out_of_memory(e):
+                raise
+        # With fewer prefixes, more tokens may follow them again.
+        budget.tokens = tokens
+        return False
 
     def _share_columns(
-        self, grid: Grid, rows: Int64, columns: Int64, prefix: Prefixes, ready: dict[bytes, Batch]
+        self,
+        grid: Grid,
+        rows: Int64,
+        columns: Int64,
+        prefixes: Prefixes,
+        which: slice,
+        left: Bools,
+        ready: dict[bytes, Batch],
     ) -> None:
-        """Measure the cells rows x columns of a grid after `prefix`, which is that of `rows`."""
+        """Measure the cells rows x columns of a grid; `rows` are those of prefixes[which].
+
+        Raises _CrowdedError when memory runs out and the prefixes fill more of it than what follows them, or
+        when it does not hold one cell.
+        """
+        prefix, kept = prefixes.rows(which), len(prefixes) * max(prefixes.lengths)
+        # The last response token is not read.
+        lengths = grid.sizes[columns].sum(axis=1) - 1
 
         def measure(part: slice, chosen: Int64) -> None:
-            index = columns[chosen]
-            batch = self._batch(grid, index, ready)
-            log_probs = batch_log_probs(self.passes.model, batch, prefix.rows(part))
-            self.distances[grid.where[np.ix_(rows[part], index)]] = _distances(log_probs, batch.starts)
-            self._report((part.stop - part.start) * len(index))
+            index, height = columns[chosen], part.stop - part.start
+            cells = np.ix_(rows[part], index)
+            try:
+                batch = self._batch(grid, index, ready)
+                log_probs = batch_log_probs(self.passes.model, batch, prefix.rows(part))
+            except (RuntimeError, MemoryError) as e:
+                if not is_out_of_memory(e):
+                    raise
+                size = height * len(index)
+                if size == 1 or (len(prefixes) > 1 and kept >= size * int(lengths[chosen].max())):
+                    raise _CrowdedError from None
+                raise
+            self.distances[grid.where[cells]] = _distances(log_probs, batch.starts)
+            left[cells] = False
+            self._report(height * len(index))
 
-        # The last response token is not read.
-        self.passes.budget.run_blocks(len(rows), grid.sizes[columns].sum(axis=1) - 1, measure)
+        self.passes.shared_budget.run_blocks(len(rows), lengths, measure)
 
     def _batch(self, grid: Grid, index: Int64, ready: dict[bytes, Batch]) -> Batch:
         """The columns `index` of a grid as a batch; the same ones are asked for again and again."""
@@ -137,7 +200,7 @@ class _Work:
             ready[key] = response_batch(self.passes.model, tails, responses)
         return ready[key]
 
-    def put_aside(self, grid: Grid, rows: Int64, which: npt.NDArray[np.bool_]) -> None:
+    def put_aside(self, grid: Grid, rows: Int64, which: Bools) -> None:
         """Have the cells `which` [len(rows), n] of a grid's rows measured without sharing, later."""
         bos = len(self.passes.model.bos_ids)
         for r, k in zip(*np.nonzero(which), strict=True):
@@ -168,6 +231,18 @@ class _Work:
     def _report(self, count: int) -> None:
         if self.progress is not None:
             self.progress(count)
+
+
+class _CrowdedError(Exception):
+    """Memory ran out, and fewer prefixes in it would help."""
+
+
+def _alike(cells: Bools) -> Iterator[slice]:
+    """Runs of rows of `cells` [g, n] that are equal to one another."""
+    changes = np.flatnonzero((cells[1:] != cells[:-1]).any(axis=1)) + 1
+    edges = [0, *changes.tolist(), len(cells)]
+    for start, stop in pairwise(edges):
+        yield slice(start, stop)
 
 
 def _distances(log_probs: Float32, starts: Int64) -> Float64:

@@ -16,7 +16,13 @@ import torch
 
 from nncift_core.batching import TokenBudget, is_out_of_memory
 from nncift_core.errors import UserError
-from nncift_core.forward import Prefix, can_share, encode_prefixes, next_token_log_probs
+from nncift_core.forward import (
+    Prefix,
+    can_share,
+    encode_prefixes,
+    next_token_log_probs,
+    one_at_a_time,
+)
 from nncift_core.language_models import LanguageModel
 from nncift_core.sequences import common_prefix
 
@@ -42,8 +48,10 @@ def prompt_log_probs(
 
     prompts: n rows of K sequences of ids, each at least one long and within the context; alone [n]: rows
     that share nothing (those cut at their start); done(rows) is called with the row of every prompt just
-    finished. The order of rows and the batches change values by rounding only.
+    finished. The order of rows and the batches change values by rounding only. The budget becomes `single`
+    for a model that wants its sequences `one_at_a_time`.
     """
+    budget.single = budget.single or one_at_a_time(model)
     rows, count = len(prompts), len(prompts[0]) if prompts else 0
     out = np.empty((rows, count, len(token_ids)), np.float32)
     if not rows:
@@ -159,17 +167,49 @@ class _Work:
         return found.reshape(len(rows), count, -1)
 
     def by_prompt(self, rows: Int64, k: int) -> None:
-        """Prompt k of every row, its common start computed once."""
+        """Prompt k of every row, its common start computed once where memory holds it."""
+        start = common_start([self.prompts[r][k] for r in rows])
+        tokens = self.budget.tokens
+        left = self._after_start(rows, k, start)
+        if len(left):
+            # What the start took is free again.
+            self.budget.tokens = tokens
+            self._after_start(left, k, 0)
+
+    def _after_start(self, rows: Int64, k: int, start: int) -> Int64:
+        """Prompt k of `rows`, its first `start` ids computed once; returns the rows without an answer because
+        memory does not hold these ids, or one row after them."""
         sequences = [self.prompts[r][k] for r in rows]
-        start = common_start(sequences)
-        prefix = encode_prefixes(self.model, [sequences[0][:start]])[0] if start else None
+        prefix = None
+        if start:
+            prefix = self._start(sequences[0][:start])
+            if prefix is None:
+                return rows
+        too_large: list[int] = []
 
         def work(batch: Int64) -> None:
             tails = [sequences[b][start:] for b in batch]
-            self.out[rows[batch], k] = next_token_log_probs(self.model, tails, self.token_ids, prefix)
+            try:
+                found = next_token_log_probs(self.model, tails, self.token_ids, prefix)
+            except (RuntimeError, MemoryError) as e:
+                if prefix is None or len(batch) > 1 or not is_out_of_memory(e):
+                    raise
+                too_large.append(int(rows[batch[0]]))
+                return
+            self.out[rows[batch], k] = found
             self.done(rows[batch])
 
         self.budget.run(np.array([len(ids) for ids in sequences], np.int64), work)
+        return np.array(too_large, np.int64)
+
+    def _start(self, ids: Ids) -> Prefix | None:
+        """A common start, or None where memory does not hold it."""
+        try:
+            return encode_prefixes(self.model, [ids])[0]
+        except (RuntimeError, MemoryError) as e:
+            if not is_out_of_memory(e):
+                raise
+        return None
 
     def apart(self, rows: Int64) -> None:
         """Every prompt of `rows` by itself, in common batches."""

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nncift_core.config import Config
 from nncift_core.estimator.labels import BlockDesign, audit_pairs, block_design
+from nncift_core.estimator.labels import label_counts as label_counts
+from nncift_core.estimator.labels import labels_everything as labels_everything
 from nncift_core.influence.contract import Float32, InfluenceFunction, Rows, Side
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.designs import StoredDesign, find_or_make
@@ -62,11 +65,11 @@ class ExactPlan:
         return sum(s.missing for s in self.shards)
 
 
-def label_counts(n_rows: int, n_columns: int, fraction: float) -> tuple[int, int]:
-    """Labelled rows and columns of a block design at fraction u (as `block_design` draws them)."""
-    ids = [np.arange(n, dtype=np.int64) for n in (n_rows, n_columns)]
-    design = block_design(ids[0], ids[1], fraction, 0)
-    return len(design.rows), len(design.columns)
+def audit_size(config: Config, n_rows: int, n_columns: int, labelled: int) -> int:
+    """Audit pairs of a run; of a pointwise function at most half of what is not labelled, for pairs are rows
+    there, and an audit of all of them would leave nothing to estimate."""
+    left = n_rows * n_columns - labelled
+    return min(config.influence.audit_pairs, left // 2 if config.pointwise else left)
 
 
 def plan_exact(problem: Problem) -> ExactPlan:
@@ -102,7 +105,9 @@ def _shard(name: str, layout: str, rows: Int64, columns: Int64, missing: int) ->
 
 
 def _audit(problem: Problem, design: StoredDesign) -> tuple[Int64, Int64]:
-    n = 0 if problem.all_exact else problem.config.influence.audit_pairs
+    rows, columns = np.isin(problem.rows, design.label_rows), np.isin(problem.columns, design.label_columns)
+    labelled = int(rows.sum() * columns.sum())
+    n = 0 if problem.all_exact else audit_size(problem.config, len(rows), len(columns), labelled)
     if not n:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     labels = BlockDesign(rows=design.label_rows, columns=design.label_columns)

@@ -7,8 +7,10 @@ from typing import Literal
 
 from nncift_core.config import Config, DatasetConfig
 from nncift_core.datasets import dataset_name, read_dataset, source_fingerprint
-from nncift_core.devices import check_device, resolve_devices
+from nncift_core.devices import check_device, pick, resolve_devices
 from nncift_core.errors import UserError
+from nncift_core.functions import CATALOGUE
+from nncift_core.language_models import check_language_model, is_local
 from nncift_core.records import Example, ReadReport
 
 _PATH_SIGNS = "/\\.*:"
@@ -104,6 +106,18 @@ def read_inputs(config: Config) -> list[Input]:
 def forget_inputs() -> None:
     """Free the rows that `read_input` keeps; the next call reads the files again."""
     _CACHE.clear()
+
+
+def check_teacher(config: Config, *, fetch: bool) -> None:
+    """Raise UserError for a language model whose settings no run could use.
+
+    fetch: whether a hub model may be downloaded for it; otherwise only local ones are looked at.
+    """
+    section = config.language_model
+    if not CATALOGUE[config.influence.function].teacher or not (fetch or is_local(section, config.base_dir)):
+        return
+    slot = resolve_devices(config.execution.devices)[0]
+    check_language_model(section, pick(section.device, slot, "language_model.device"), config.base_dir)
 
 
 def check_devices(config: Config) -> None:

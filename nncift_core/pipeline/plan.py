@@ -17,14 +17,17 @@ from nncift_core.hashing import content_hash, content_id
 from nncift_core.influence.registry import Featured, create, implementation
 from nncift_core.pipeline.downstream import check_student
 from nncift_core.pipeline.embed import embeddings_needed
-from nncift_core.pipeline.exact import label_counts
+from nncift_core.pipeline.exact import audit_size, label_counts, labels_everything
 from nncift_core.pipeline.features import features_needed
-from nncift_core.pipeline.inputs import Input, check_devices, read_inputs
+from nncift_core.pipeline.inputs import Input, check_devices, check_teacher, read_inputs
 from nncift_core.pipeline.problem import POINTWISE, design_family, keys_of
 from nncift_core.pipeline.state import expected_state, needs_state
 from nncift_core.store.designs import find
-from nncift_core.store.runs import read_costs
+from nncift_core.store.runs import read_attempts, read_costs
 from nncift_core.store.workspace import Workspace
+
+# Stages whose unit cost is the influence function's own.
+_OF_FUNCTION = ("prepare-function", "features", "exact-influence")
 
 logger = logging.getLogger(__name__)
 Int64 = npt.NDArray[np.int64]
@@ -51,6 +54,7 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
     check_devices(config)
     Workspace.check_usable(workspace)
     try:
+        check_teacher(config, fetch=False)
         check_student(config, fetch=False)
     except HubUnreachable as e:
         logger.warning("%s", e)
@@ -63,11 +67,11 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
     if config.pointwise:
         columns = np.array([POINTWISE])
     pairs = len(rows) * len(columns)
-    everything = config.influence.label_fraction >= 1
+    everything = labels_everything(len(rows), len(columns), config.influence.label_fraction)
     own_rows = _contents(pool)
     label_rows, label_columns = _labelled(config, ws, own_rows, rows, columns)
     labelled = label_rows * label_columns
-    audit = 0 if everything else min(config.influence.audit_pairs, pairs - labelled)
+    audit = 0 if everything else audit_size(config, len(rows), len(columns), labelled)
     exact = labelled + audit
     # Each audit pair may bring a row and a column of its own.
     touched = min(len(rows), label_rows + audit), min(len(columns), label_columns + audit)
@@ -93,7 +97,7 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
         "forward_passes": _forward_passes(config, exact, *touched),
         "test_rows": sum(len(i.examples) for i in inputs if i.role == "test"),
         "fine_tunes": _fine_tunes(config),
-        "forecast_seconds": _seconds(items, ws),
+        "forecast_seconds": _seconds(config, items, ws),
         "forecast_disk_mb": _disk_mb(
             config, inputs, contents, features, exact + (0 if everything else pairs)
         ),
@@ -135,7 +139,11 @@ def _labelled(config: Config, ws: Workspace, pool: Int64, rows: Int64, columns: 
         logger.warning("%s", e)
         return label_counts(len(rows), len(columns), config.influence.label_fraction)
     keys = keys.with_state(expected_state(ws, config, keys, pool))
-    growth = 0.0 if config.influence.label_fraction >= 1 else config.estimator.refit_growth
+    growth = (
+        0.0
+        if labels_everything(len(rows), len(columns), config.influence.label_fraction)
+        else config.estimator.refit_growth
+    )
     kept = find(ws, design_family(config, keys), rows, columns, growth)
     if kept is None:
         return label_counts(len(rows), len(columns), config.influence.label_fraction)
@@ -143,14 +151,15 @@ def _labelled(config: Config, ws: Workspace, pool: Int64, rows: Int64, columns: 
     return int(present[0]), int(present[1])
 
 
-def _seconds(items: dict[str, int], ws: Workspace) -> float | None:
+def _seconds(config: Config, items: dict[str, int], ws: Workspace) -> float | None:
     """Unit costs of this workspace times the items of a run that computes everything anew."""
     if not ws.exists():
         return None
     seconds: dict[str, float] = defaultdict(float)
     computed: dict[str, int] = defaultdict(int)
+    alike = {a["run_id"] for a in read_attempts(ws) if _same_work(a["config"], config)}
     for cost in read_costs(ws):
-        if cost["computed"]:
+        if cost["computed"] and (cost["stage"] not in _OF_FUNCTION or cost["run_id"] in alike):
             seconds[cost["stage"]] += cost["seconds"]
             computed[cost["stage"]] += cost["computed"]
     needed = [stage for stage, n in items.items() if n]
@@ -159,6 +168,16 @@ def _seconds(items: dict[str, int], ws: Workspace) -> float | None:
     fit = [c["seconds"] for c in read_costs(ws) if c["stage"] == "train-influence-network" and c["computed"]]
     total = sum(seconds[s] / computed[s] * items[s] for s in needed) + (max(fit, default=0.0))
     return round(total, 1)
+
+
+def _same_work(recorded: dict[str, Any], config: Config) -> bool:
+    """Whether a recorded run's exact values cost what those of `config` will: function, settings, model."""
+    name, now = config.influence.function, config.model_dump(mode="json")
+    if recorded["influence"]["function"] != name:
+        return False
+    settings = [c["influence"].get(name.replace("-", "_")) for c in (recorded, now)]
+    models = [{k: c["language_model"][k] for k in ("model", "dtype")} for c in (recorded, now)]
+    return settings[0] == settings[1] and models[0] == models[1]
 
 
 def _disk_mb(config: Config, inputs: list[Input], contents: int, features: int, values: int) -> float:

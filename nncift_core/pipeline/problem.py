@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from nncift_core.config import Config
 from nncift_core.encoders import encoder_key
+from nncift_core.estimator.labels import labels_everything
 from nncift_core.finetune import student_key
 from nncift_core.hashing import digest
 from nncift_core.influence.contract import Rows, Side
@@ -165,7 +166,7 @@ class Problem:
     @property
     def all_exact(self) -> bool:
         """Whether every pair is labelled, so that nothing is fitted."""
-        return self.config.influence.label_fraction >= 1
+        return labels_everything(len(self.rows), len(self.columns), self.config.influence.label_fraction)
 
     @cached_property
     def _vectors(self) -> dict[str, VectorStore]:

@@ -6,11 +6,12 @@ so the state's identity (function and sampled contents) is part of the key of ev
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -114,6 +115,21 @@ def _growth(config: Config) -> float:
     """By which share the pool may change before the state is fitted anew."""
     costly = cast(Stateful, implementation(config)).state_is_costly
     return config.estimator.refit_growth if costly else 0.0
+
+
+def facts_of_state(ws: Workspace, state: State) -> dict[str, Any]:
+    """What a person should know of a state: rows, and of a training its steps and its first and last loss."""
+    facts: dict[str, Any] = {"state_rows": len(state.rows)}
+    file = ws.state_dir(state.key) / "state.json"
+    if not file.is_file():
+        return facts
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if "steps" in found:
+        facts["state_steps"] = found["steps"]
+    losses = found.get("losses") or []
+    if losses:
+        facts |= {"state_first_loss": losses[0], "state_last_loss": losses[-1]}
+    return facts
 
 
 def _draw(config: Config, pool: Int64) -> Int64:

@@ -33,15 +33,13 @@ def head(r: Reader) -> Section:
     if not found.first["chosen"]:
         raise UserError(f"run {r.run_id} has no result yet", mend="Let it finish: run its config again.")
     facts = r.ask(queries.FACTS)
-    target = (
-        say(
-            "valued with {} against {} target rows",
-            value(found, "function"),
-            value(found, "target_rows", "int"),
-        )
-        if found.first["target_rows"]
-        else say("valued with {} against the pool itself", value(found, "function"))
-    )
+    if facts.where("fact", "kind").first.get("text") == "pointwise":
+        target = say("valued with {}, each by itself", value(found, "function"))
+    elif found.first["target_rows"]:
+        rows = value(found, "target_rows", "int")
+        target = say("valued with {} against {} target rows", value(found, "function"), rows)
+    else:
+        target = say("valued with {} against the pool itself", value(found, "function"))
     intro = say(
         "Run {}, started {}: {} pool rows were ",
         Code(r.run_id), value(attempt, "started"), value(found, "pool_rows", "int"),
@@ -299,7 +297,7 @@ def _gain_by_rank(r: Reader) -> Plot:
     return Plot(
         plots.steps(*series),
         "Gain of the picks by rank, from the first pick to the last",
-        "Where the curve is flat and low, a smaller subset would cover nearly as much.",
+        "Where the curve is flat and low, a smaller subset would do nearly as well.",
         table(
             found,
             "first rank:int",

@@ -30,12 +30,10 @@ def warnings(r: Reader) -> Section:
     found += _weak_estimates(r) + _weak_gains(r)
     idle = r.ask(queries.IDLE)
     if idle.first["idle"]:
-        found.append(
-            say(
-                "{} of the picks added nothing to the objective; a smaller subset covers as much.",
-                value(idle, "idle", "int"),
-            )
-        )
+        text = "{} of the picks added nothing to the objective; a smaller subset covers as much."
+        if known.get("rule") == "top-k":
+            text = "{} of the picks have a score of 0 or below: by this function they do not help."
+        found.append(say(text, value(idle, "idle", "int")))
     section = Section("warnings", "Warnings")
     section.blocks = [Items(tuple(found)) if found else say("None.")]
     return section

@@ -30,7 +30,7 @@ def _single_values(r: Reader) -> list[Any]:
     return [
         say(
             "{} gives every pool row one value of its own, whatever the target. {} of {} values are exact "
-            "({}), the rest are estimated from the row’s embedding.",
+            "({}); what is not exact is estimated from the row’s embedding.",
             value(exact, "function"), value(exact, "exact", "int"), value(exact, "rows", "int"),
             value(exact, "share", "share"),
         ),
@@ -43,7 +43,7 @@ def _pairs(r: Reader, exact: Data) -> list[Any]:
     return [
         say(
             "Influence says how much a pool row helps a target row; positive helps. {} of {} pairs are "
-            "exact ({}), the rest are estimated. Q1 pairs a labelled row with a labelled target (the "
+            "exact ({}); what is not is estimated. Q1 pairs a labelled row with a labelled target (the "
             "estimator was fitted on these), Q2 a labelled row with another target, Q3 another row with a "
             "labelled target, Q4 neither.",
             value(exact, "exact", "int"), value(exact, "pairs", "int"), value(exact, "share", "share"),
@@ -88,7 +88,8 @@ def _scores(r: Reader) -> Plot:
     return Plot(
         plots.histograms(edges, {"": {k: v for k, v in series.items() if any(v)}}, "score"),
         "Distribution of scores, chosen rows and the others apart",
-        "A coverage rule also takes rows of middling score when they help targets that nobody else helps.",
+        "top-k takes the highest scores; a coverage rule (fl, flmi, flcg) also takes rows of middling score "
+        "when they help targets that nobody else helps.",
         table(found, "from:score", "to:score", "chosen:int", "not chosen:int", folded="numbers and query"),
     )
 

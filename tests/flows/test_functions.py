@@ -44,6 +44,10 @@ def test_a_run_gives_scores_quality_and_a_subset_and_a_second_one_computes_nothi
     assert result["facts"]["rule"] == ("top-k" if CATALOGUE[function].rule == "top-k" else "flmi")
     assert result["facts"].get("target_rows_not_read") == (12 if pointwise else 0)
 
+    if function == "less":
+        facts = result["facts"]
+        assert (facts["state_rows"], facts["state_steps"]) == (6, 4)
+        assert 0 < facts["state_last_loss"] < 20
     found = {(q["quadrant"], q["predictor"]) for q in result["quality"]}
     baselines = {"constant", "length"} if pointwise else {"constant", "bm25", "length", "embedding cosine"}
     assert {("Q3", name) for name in baselines | {"mlp"}} <= found
@@ -194,18 +198,33 @@ def test_wrong_settings_end_in_one_message(
     for word in words:
         assert word in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
-    assert not offline_project.workspace.exists()
+    assert not (offline_project.folder / "nncift-workspace").exists()
+
+
+def test_the_pages_of_a_pointwise_run_speak_of_rows_and_not_of_targets(
+    make_project: Callable[[str], Project],
+) -> None:
+    project = configured(make_project("p"), "length")
+    result = project.value()
+    page = (project.folder / result["report"]).read_text(encoding="utf-8")
+    assert "each by itself" in page and "against 12 target rows" not in page
+    done = project.call("run", "job.toml", "--workspace", str(project.workspace))
+    assert "Q3 was never seen" in done.stdout and "FROM scores" in done.stdout
+    assert "12 target rows were not read" in done.stdout
 
 
 def test_plan_knows_pointwise_functions_and_features(offline_project: Project) -> None:
     configured(offline_project, "selectit")
     plan = json.loads(offline_project.call("plan", "job.toml", "--json").stdout)
-    assert (plan["pairs"], plan["exact_pairs"], plan["features"]) == (24, 23, 0)
+    # 12 of 23 distinct contents are labelled, half of the others audited; five prompts for each.
+    assert (plan["pairs"], plan["exact_pairs"], plan["features"]) == (24, 12 + 5, 0)
+    assert plan["forward_passes"] == 5 * 17
     configured(offline_project, "less", influence={"function": "less", "audit_pairs": 5})
     plan = json.loads(offline_project.call("plan", "job.toml", "--json").stdout)
     assert plan["pairs"] == 24 * 12
     assert plan["features"] == 12 + 5 + 6 + 5
     assert plan["exact_pairs"] == 12 * 6 + 5
+    assert plan["forward_passes"] == 3 * 2 * (12 + 5 + 6 + 5)
     assert (ORACLES / "tiny-lm").is_dir() and not offline_project.workspace.exists()
 
 

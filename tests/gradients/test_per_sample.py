@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,16 @@ import pytest
 import torch
 from gradients.small import QKVO, TINY, oracle_checkpoint, oracle_rows, sequences_of, tiny, tiny_adapted
 from influence.plain_less import plain_gradient
+from rope_models import KINDS, fresh, rope_model
 
 from nncift_core.batching import TokenBudget
 from nncift_core.config import LanguageModelConfig
 from nncift_core.errors import RunError, UserError
 from nncift_core.gradients import per_sample
 from nncift_core.gradients.adapters import Adapted, Shape, attach
+from nncift_core.gradients.features import GradientFeatures
 from nncift_core.gradients.per_sample import PerSample, Sequences
+from nncift_core.gradients.projection import Projection
 from nncift_core.language_models import LanguageModel, load_language_model
 
 
@@ -211,3 +215,42 @@ def test_coordinates_are_the_sorted_names_of_the_adapter_file(adapted: Adapted) 
     name = names[5]
     torch.testing.assert_close(flat[adapted.spans()[name]].view(adapted.parameters[name].shape),
                                adapted.parameters[name].detach(), rtol=0, atol=0)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_angles_that_follow_the_length_do_not_mix(kind: str, tmp_path: Path) -> None:
+    adapted = trained(attach(rope_model(kind, tmp_path), Shape(2, 4, QKVO)))
+    rows = sequences_of(adapted.model, oracle_rows("pool", 12))
+    assert rows.lengths().min() < 128 < rows.lengths().max()
+    found, losses = all_gradients(adapted, rows)
+    plain = replace(adapted, model=fresh(adapted.model))
+    for k, (prompt, response) in enumerate(zip(rows.prompts, rows.responses, strict=True)):
+        g, loss = plain_gradient(plain, list(prompt), list(response))
+        assert float((found[k] - g).norm()) < 1e-5 * float(g.norm())
+        assert float(losses[k]) == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_projection_that_memory_does_not_hold_is_done_in_halves(
+    adapted: Adapted, sequences: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projection = Projection(adapted.dimension, 256, "rademacher", 3)
+    features = GradientFeatures(adapted, projection, TokenBudget(4096))
+    rows = sequences.take(np.arange(9))
+    expected = features.compute(rows, adam=False)
+    sizes: list[int] = []
+    most, apply = 4, projection.apply
+
+    def limited(gradients: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(gradients))
+        if len(gradients) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return apply(gradients)
+
+    monkeypatch.setattr(projection, "apply", limited)
+    found = features.compute(rows, adam=False)
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+    np.testing.assert_array_equal(found.norms, expected.norms)
+    assert sizes == [9, 4, 5, 2, 3]
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        features.compute(rows, adam=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from influence.plain_delift import influence as plain_influence
+from rope_models import KINDS, fresh, rope_model
 from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig, PretrainedConfig
 
 from nncift_core.config import DeliftConfig, LanguageModelConfig, parse_config
 from nncift_core.errors import RunError, UserError
-from nncift_core.influence import registry
+from nncift_core.forward import response_log_probs
+from nncift_core.influence import delift_passes, registry
 from nncift_core.influence.contract import Rows
 from nncift_core.influence.delift import Delift
 from nncift_core.language_models import LanguageModel, load_language_model
@@ -463,3 +467,111 @@ def test_aggregate_is_the_mean_over_a_tasks_columns(tiny: LanguageModel) -> None
     np.testing.assert_array_equal(scores, np.array([[2, 3.5], [-2, 2]], np.float32))
     with pytest.raises(ValueError, match="task 0 has no columns"):
         function(tiny).aggregate(matrix, np.array([1, 1, 1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_angles_that_follow_the_length_do_not_mix(kind: str, tmp_path: Path) -> None:
+    model = rope_model(kind, tmp_path)
+    pool, target = oracle_rows("pool").take(np.arange(6)), oracle_rows("target").take(np.arange(4))
+    expected, _ = plain_influence(fresh(model), pool, target)
+    sizes = list[tuple[int, int]]()
+    f, done = function(model), list[int]()
+    hook = model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    values = f.tile(pool, target, done.append)
+    hook.remove()
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
+    seen = [q for n, q in sizes if n == 1]
+    assert min(seen) < 128 < max(seen) and len(seen) == 28 and sum(done) == 24
+
+
+class Device:
+    """Memory for `tokens` of a pass and, `weight` times, of the prefixes that are kept meanwhile."""
+
+    def __init__(self, tokens: int, patch: pytest.MonkeyPatch, weight: int = 1) -> None:
+        self.tokens, self.weight = tokens, weight
+        self.kept = weakref.WeakSet[Any]()
+        self.encoded, self.cells = list[int](), 0
+        self.encode, self.follow = delift_passes.encode_together, delift_passes.batch_log_probs
+        patch.setattr(delift_passes, "encode_together", self.encode_together)
+        patch.setattr(delift_passes, "batch_log_probs", self.batch_log_probs)
+
+    def take(self, tokens: int) -> None:
+        held = self.weight * sum(len(p) * max(p.lengths) for p in self.kept)
+        if held + tokens > self.tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def encode_together(self, model: LanguageModel, prefixes: Any) -> Any:
+        self.take(self.weight * len(prefixes) * max(map(len, prefixes)))
+        self.encoded.append(len(prefixes))
+        found = self.encode(model, prefixes)
+        self.kept.add(found)
+        return found
+
+    def batch_log_probs(self, model: LanguageModel, batch: Any, prefix: Any) -> Any:
+        self.take(batch.ids.numel() * len(prefix))
+        self.cells += len(batch.starts) * len(prefix)
+        return self.follow(model, batch, prefix)
+
+    def model(self, tiny: LanguageModel) -> LanguageModel:
+        def whole(prompts: Any, responses: Any) -> Any:
+            self.take(
+                len(prompts) * max(len(p) + len(r) - 1 for p, r in zip(prompts, responses, strict=True))
+            )
+            return response_log_probs(tiny, prompts, responses)
+
+        model = replace(tiny)
+        object.__setattr__(model, "response_log_probs", whole)
+        return model
+
+
+@pytest.mark.parametrize("tokens", [1100, 900, 700])
+def test_kept_prefixes_that_fill_the_memory_give_way(
+    tokens: int, tiny: LanguageModel, oracle: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(tokens, monkeypatch)
+    f, done = function(device.model(tiny)), list[int]()
+    values = f.tile(oracle_rows("pool"), oracle_rows("target"), done.append)
+    np.testing.assert_allclose(values, oracle["influence"], rtol=0, atol=1e-6)
+    assert sum(done) == 288 and 200 < device.cells <= 288
+    assert f._passes.prefix_budget.tokens < 1024 and f._passes.budget.tokens >= 512
+
+
+def test_a_prefix_that_leaves_room_for_nothing_is_read_with_each_target(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = rows_of(("one " * 60, "two " * 60), ("Hi", "ho " * 20), ("Say", "it " * 22))
+    target = rows_of(*((f"What is {k}?", "so " * (6 + 3 * k)) for k in range(12)), first=10)
+    expected = function(tiny).tile(pool, target)
+    grid = next(iter(function(tiny)._tile_grids(pool, target)))
+    whole = max(map(len, grid.prefixes)) + int(grid.sizes.sum(axis=1).max()) - 1
+    # Kept keys and values weigh twice, so the longest prefix and any target are more than the whole sequence.
+    device = Device(whole, monkeypatch, weight=2)
+    f, done = function(device.model(tiny)), list[int]()
+    f._passes.budget.slack = 1
+    np.testing.assert_allclose(f.tile(pool, target, done.append), expected, rtol=0, atol=1e-6)
+    assert device.cells == 24 and sum(done) == 36 and f._passes.budget.tokens >= whole // 2
+    device.tokens = whole - 1
+    with pytest.raises(RunError, match=f"one sequence of {whole} tokens does not fit"):
+        f.tile(pool, target)
+
+
+def test_one_row_at_the_end_of_the_context_leaves_the_others_their_prefixes(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = rows_of(("one " * 40, "two " * 40), *((f"Hi {k}", "ho " * 20) for k in range(4)))
+    target = rows_of(("A", "b " * 30), ("C", "d " * 8), ("E", "f " * 6), ("G", "h " * 5), first=10)
+    grid = next(iter(function(tiny)._tile_grids(pool, target)))
+    sizes = np.sort(grid.sizes.sum(axis=1))
+    context = max(map(len, grid.prefixes)) + int(sizes[-2])
+    short = shrink(tiny, context)
+    device = Device(10**6, monkeypatch)
+    f, done = function(short), list[int]()
+    f._passes.budget.slack, f._passes.prefix_budget.slack = 1, 0
+    values = f.tile(pool, target, done.append)
+    # All but the longest row with the longest target share, in one batch of prefixes.
+    assert device.cells == 19 and device.encoded == [5] and sum(done) == 20
+    expected, _ = plain_influence(short, pool, target)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
+    assert f.counters["truncated_sequences"] == 1

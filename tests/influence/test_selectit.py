@@ -14,6 +14,7 @@ import pytest
 import torch
 from influence.plain_selectit import sentence_score
 from influence.plain_selectit import token_probability as plain_probability
+from rope_models import KINDS, fresh, rope_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     GPT2Config,
@@ -484,3 +485,42 @@ def test_each_model_is_loaded_once_and_only_when_asked(tiny: LanguageModel) -> N
     f.values(rows_of(("a", "b")))
     f.values(rows_of(("c", "d")))
     assert loaded == ["tiny"] and isinstance(f.raters[0], Rater)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_angles_that_follow_the_length_do_not_mix(kind: str, tmp_path: Path, pool: Rows) -> None:
+    model = rope_model(kind, tmp_path, limit=64)
+    f = asking(model, SHORT)
+    lengths = [len(s) for row in f._sequences(model, pool)[0] for s in row]
+    assert min(lengths) < 64 < max(lengths)
+    expected = plain_values(fresh(model), SHORT, pool)
+    np.testing.assert_allclose(f.values(pool), expected, rtol=0, atol=1e-5)
+
+
+def test_a_common_start_that_memory_does_not_hold_is_asked_with_each_row(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = ["You are a strict teacher and rate all you are shown from 1 to 5. {prompt} {response} Grade:"]
+    rows = rows_of(*((f"what is {k}", f"it is {k}") for k in range(8)))
+    expected, f = plain_values(tiny, prompts, rows), asking(tiny, prompts)
+    assert way_to_share(f._sequences(tiny, rows)[0], np.arange(8)) == "prompt"
+    kept: list[bool] = []
+
+    def full(*args: Any) -> Any:
+        kept.append(True)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    ask = next_tokens.next_token_log_probs
+
+    def after(model: Any, tails: Any, ids: Any, prefix: Any = None) -> np.ndarray:
+        return ask(model, tails, ids) if prefix is None else full()
+
+    done: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(next_tokens, "encode_prefixes", full)
+        np.testing.assert_allclose(f.values(rows, done.append), expected, rtol=0, atol=1e-5)
+    assert kept == [True] and sum(done) == 8
+    with monkeypatch.context() as patch:
+        patch.setattr(next_tokens, "next_token_log_probs", after)
+        np.testing.assert_allclose(f.values(rows, done.append), expected, rtol=0, atol=1e-5)
+    assert len(kept) > 1 and sum(done) == 16 and f.raters[0].budget.tokens == 8192
