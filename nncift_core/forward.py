@@ -7,7 +7,7 @@ attention is causal, so nothing that counts ever looks at padding, and no model 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicLayer
 from nncift_core.last_layer import trimmable, trimmed
 from nncift_core.prefixes import Prefix as Prefix
 from nncift_core.prefixes import Prefixes, past
+from nncift_core.rotary import forget_lengths, length_dependent
 
 if TYPE_CHECKING:
     from nncift_core.language_models import LanguageModel
@@ -167,39 +168,11 @@ def can_share(model: LanguageModel) -> bool:
 
 
 def one_at_a_time(model: LanguageModel) -> bool:
-    """Whether the longest sequence of a forward pass changes the values of all others, padded or not.
+    """Whether the longest sequence of a pass changes the values of all others, padded or not (`rotary`).
 
-    So it is with rotary angles that follow the length ("dynamic" and "longrope" scaling, in any kind of
-    layer). Such a model takes one sequence in a pass, whole, and shares no prefix.
+    Such a model takes one sequence in a pass, whole, and shares no prefix.
     """
-    config = model.model.config
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
-    if not isinstance(given, Mapping):
-        return False
-    kinds = [part for part in (given, *given.values()) if isinstance(part, Mapping)]
-    names = [str(part.get("rope_type") or part.get("type")) for part in kinds]
-    return any("dynamic" in name or name == "longrope" for name in names)
-
-
-def _forget_lengths(module: torch.nn.Module) -> None:
-    """Set dynamic rotary angles back to those of short sequences.
-
-    transformers keeps the angles of the longest sequence so far until one comes that needs none, so that
-    values would depend on what was computed before.
-    """
-    for part in module.modules():
-        short = getattr(part, "original_max_seq_len", None)
-        kind = getattr(part, "rope_type", None)
-        by_layer = (
-            {f"{name}_": own for name, own in kind.items()} if isinstance(kind, Mapping) else {"": kind}
-        )
-        for prefix, kind in by_layer.items():
-            original = getattr(part, f"{prefix}original_inv_freq", None)
-            if short is not None and original is not None and "dynamic" in str(kind):
-                now = getattr(part, f"{prefix}inv_freq")
-                part.register_buffer(f"{prefix}inv_freq", original.to(now.device), persistent=False)
-                setattr(part, f"{prefix}max_seq_len_cached", short)
+    return length_dependent(model.model)
 
 
 def _padded(sequences: Sequence[Ids]) -> torch.Tensor:
@@ -259,7 +232,7 @@ def _logits_at(
 
     def forward() -> Any:
         if one_at_a_time(model):
-            _forget_lengths(model.model)
+            forget_lengths(model.model)
         return model.model(input_ids=ids, **past(model.model, ids, prefix, keep))
 
     head = model.model.get_output_embeddings()

@@ -45,7 +45,7 @@ _STATE, _FORMAT = "state.json", "nncift-less/1"
 # A backward pass counts as two forward passes; there is one of each per checkpoint.
 _PASSES = 3
 _SHOWN = 80
-# Numbers that the features of one row may be: 16 MB.
+# Numbers of one row's features: 16 MB.
 _WIDEST = 1 << 22
 
 
@@ -143,9 +143,11 @@ class Less(Pairwise):
 
     @cached_property
     def _budget(self) -> TokenBudget:
+        from nncift_core.forward import one_at_a_time
         from nncift_core.gradients.per_sample import gradient_budget
 
-        return gradient_budget(self.batch_tokens, self.adapted.model.device)
+        model = self.adapted.model
+        return gradient_budget(self.batch_tokens, model.device, one_at_a_time(model))
 
     @cached_property
     def _features(self) -> GradientFeatures:
