@@ -240,6 +240,10 @@ def _notes(result: ValuationResult) -> list[str]:
         notes.append("note: labels and estimator of an earlier run were kept (the pool changed little)")
     if facts.get("state_kept_from_earlier_run"):
         notes.append("note: the function's preparation of an earlier run was kept (the pool changed little)")
+    if facts.get("exact_is_cheap"):
+        notes.append(
+            "note: exact values of this function cost next to nothing: label_fraction = 1 computes all"
+        )
     first, last = facts.get("state_first_loss"), facts.get("state_last_loss")
     if first is not None and last is not None and last > first:
         notes.append(f"note: the warm-up's loss rose from {first:.3f} to {last:.3f}: lower its learning_rate")

@@ -36,6 +36,7 @@ class Valuation(Stages):
         self.command = command
         self.comparison: list[dict[str, Any]] = []
         self.state_facts: dict[str, Any] = {}
+        self.unit = "rows" if self.config.pointwise else "pairs"
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the fields of `ValuationResult`."""
@@ -94,7 +95,7 @@ class Valuation(Stages):
         plan = plan_exact(self.problem)
         if features_needed(self.config):
             self._features(plan)
-        with self.stage("exact-influence", plan.pairs, plan.missing, "pairs"):
+        with self.stage("exact-influence", plan.pairs, plan.missing, self.unit):
             run_shards(self.job, stages.exact_influence, [asdict(s) for s in plan.shards if s.missing])
         return plan_exact(self.problem)
 
@@ -114,7 +115,7 @@ class Valuation(Stages):
         missing = sum(s.missing for s in shards)
         total = len(self.problem.rows) * len(self.problem.columns)
         reference = ref.model_dump(mode="json")
-        with self.stage("estimate-influence", total, missing, "pairs"):
+        with self.stage("estimate-influence", total, missing, self.unit):
             wanted = [asdict(s) for s in shards if s.missing]
             run_shards(self.job, stages.estimate_influence, wanted, reference)
         assess_key = digest(["assess", 3, key, *assessed(self.problem, plan)])

@@ -130,6 +130,14 @@ class DeliftConfig(Section):
         return self
 
 
+def _checked_targets(value: object) -> object:
+    """Names of the modules that get adapters; raises ValueError for anything else."""
+    named = isinstance(value, list) and value and all(isinstance(v, str) and v for v in value)
+    if value != "all-linear" and not named:
+        raise ValueError('must be "all-linear" or a list of modules such as ["q_proj", "v_proj"]')
+    return value
+
+
 class LessConfig(Section):
     """`[influence.less]`: warm-up training and gradient features of LESS (methods.md 1.3).
 
@@ -157,12 +165,15 @@ class LessConfig(Section):
     projection: Literal["rademacher", "count-sketch", "none"] = "rademacher"
     projection_dim: int = Field(default=8192, ge=1)
 
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _modules(cls, value: object) -> object:
+        return _checked_targets(value)
+
     @model_validator(mode="after")
     def _placeholders(self) -> LessConfig:
         if "{prompt}" not in self.template or "{example_" in self.template:
             raise ValueError("template needs the placeholder {prompt}, and no other")
-        if not self.targets or not all(self.targets):
-            raise ValueError('targets names no module: list some, or use "all-linear"')
         return self
 
 
@@ -291,6 +302,11 @@ class FinetuneConfig(Section):
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | list[str] = "all-linear"
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _modules(cls, value: object) -> object:
+        return _checked_targets(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> FinetuneConfig:

@@ -238,9 +238,16 @@ def rating_prompts(setting: str | list[str] | None, base_dir: str = "") -> tuple
         raise UserError(
             f'no file "{shown}"', field=_FIELD, mend="Give a TOML file with a list `prompts`."
         ) from None
-    except (OSError, ValueError) as e:
-        raise UserError(f"cannot be read ({e})", file=shown, mend="Mend the TOML.") from None
-    return _checked(data.get("prompts"), shown, "prompts")
+    except OSError as e:
+        mend = "Give a TOML file with a list `prompts`."
+        raise UserError(f'"{shown}" cannot be read ({e.strerror})', field=_FIELD, mend=mend) from None
+    except ValueError as e:
+        raise UserError(
+            f"broken TOML: {e}", file=shown, field=_FIELD, mend="Mend it at that place."
+        ) from None
+    if "prompts" not in data:
+        raise UserError("has no list `prompts`", file=shown, field=_FIELD, mend="Add prompts = [...].")
+    return _checked(data["prompts"], shown, "prompts")
 
 
 def _checked(prompts: object, file: str | None, field: str) -> tuple[str, ...]:

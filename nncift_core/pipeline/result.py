@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from nncift_core.influence.contract import CostModel
 from nncift_core.influence.registry import implementation
 from nncift_core.pipeline.embed import embeddings_needed
 from nncift_core.pipeline.exact import ExactPlan
@@ -59,6 +60,7 @@ def run_facts(problem: Problem, plan: ExactPlan, exact_pairs_used: int) -> dict[
         "duplicates": sum(r.duplicates for r in refs),
         "dropped_rows": sum(len(r.dropped) for r in refs),
         "target_rows_not_read": unread,
+        "exact_is_cheap": not problem.all_exact and implementation(problem.config).cost == CostModel(),
         "kind": "pointwise" if problem.config.pointwise else "pairwise",
         "labelled_rows": plan.design.ref.rows,
         "labelled_columns": plan.design.ref.columns,

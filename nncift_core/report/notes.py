@@ -20,5 +20,5 @@ NOTES = {
     "empty_references": "times a reference had no letters a-z or digits, so its ROUGE is zero",
     "test_rows_in_pool": "held-out rows are also in the pool: the comparison flatters whoever picks them",
     "test_rows_in_target": "held-out rows are also among the rows valued against",
-    "exact_pairs_from_other_runs": "exact values come from other runs of this workspace",
+    "exact_pairs_from_other_runs": "exact values beyond this run's own labels and audit come from other runs",
 }

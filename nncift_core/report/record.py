@@ -110,5 +110,10 @@ def made(r: Reader) -> Section:
 
 
 def _as_written(config: dict[str, Any]) -> dict[str, Any]:
-    """A config's dump as a person may write it: an evaluation without a model to train is refused."""
-    return {k: v for k, v in config.items() if k != "evaluation" or config.get("finetune") is not None}
+    """A config's dump as a person may write it: an evaluation without a model to train is refused, and the
+    settings of functions that were not asked would mislead."""
+    shown = {k: v for k, v in config.items() if k != "evaluation" or config.get("finetune") is not None}
+    influence = config.get("influence", {})
+    own = influence.get("function", "").replace("-", "_")
+    kept = {k: v for k, v in influence.items() if k == own or not isinstance(v, dict)}
+    return {**shown, **({"influence": kept} if kept else {})}

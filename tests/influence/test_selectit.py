@@ -420,8 +420,8 @@ def test_prompts_come_from_a_list_or_a_file_and_are_checked(tmp_path: Path) -> N
     (tmp_path / "p.toml").write_text(f"prompts = {json.dumps(SHORT)}\n", encoding="utf-8")
     assert rating_prompts("p.toml", str(tmp_path)) == rating_prompts(list(SHORT)) == SHORT
     for content, message in (
-        ("prompts = [", "p.toml: cannot be read"),
-        ("other = 1", "p.toml field prompts: is no list of texts"),
+        ("prompts = [", "p.toml field influence.selectit.prompts: broken TOML"),
+        ("other = 1", "p.toml field influence.selectit.prompts: has no list `prompts`"),
         ("prompts = []", "p.toml field prompts: is no list of texts"),
         ('prompts = ["{prompt} {response}", 3]', "p.toml field prompts: is no list of texts"),
         ('prompts = ["{prompt} {response}", "{response}"]', "prompt 2 lacks the placeholder {prompt}"),
