@@ -12,7 +12,7 @@ from conftest import ORACLES, Project, oracle_rows, write_jsonl
 
 from flows.valuation import value_pool
 from nncift_core.errors import UserError
-from nncift_core.functions import CATALOGUE
+from nncift_core.functions import CATALOGUE, Entry
 
 # Warm-up and gradients at a size that a test can wait for.
 SMALL_LESS = {"epochs": 2, "rank": 2, "alpha": 4, "warm_up_rows": 6, "batch_size": 3, "learning_rate": 1e-3}
@@ -219,6 +219,25 @@ def test_the_pages_of_a_pointwise_run_speak_of_rows_and_not_of_targets(
     done = project.call("run", "job.toml", "--workspace", str(project.workspace))
     assert "Q3 was never seen" in done.stdout and "FROM scores" in done.stdout
     assert "12 target rows were not read" in done.stdout
+
+
+def test_a_fifth_function_is_one_file_and_one_line(
+    make_project: Callable[[str], Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = Entry("fifth_function:SharedLetters", "pairwise", "coverage")
+    monkeypatch.setitem(CATALOGUE, "shared-letters", entry)
+    project = configured(make_project("p"), "shared-letters")
+    result = project.value()
+    assert result["facts"]["rule"] == "flmi" and result["selected"] == 6
+    assert {q["quadrant"] for q in result["quality"]} == {"Q1", "Q2", "Q3", "Q4"}
+    exact = project.ask(
+        "SELECT influence, r.prompt AS a, c.prompt AS b FROM influence JOIN examples r ON "
+        "r.example_id = train_id JOIN examples c ON c.example_id = target_id WHERE origin = 'exact'"
+    )
+    assert len(exact) > 100
+    for pair in exact:
+        a, b = set(pair["a"]), set(pair["b"])
+        assert pair["influence"] == pytest.approx(len(a & b) / len(a | b), abs=1e-6)
 
 
 def test_plan_knows_pointwise_functions_and_features(offline_project: Project) -> None:
