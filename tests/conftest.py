@@ -19,6 +19,8 @@ ORACLES = DATA / "oracles"
 
 # Tests must neither touch the user's Prefect home nor send anything anywhere.
 os.environ["DO_NOT_TRACK"] = "1"
+# As the command line does (flows/__init__.py), before any test imports torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
 

@@ -30,7 +30,14 @@ def with_tasks(project: Project) -> None:
     write_jsonl(project.folder / "target.jsonl", rows)
 
 
-@pytest.mark.parametrize("function", [name for name in CATALOGUE if name != "delift"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "less",
+        "selectit",
+        *(pytest.param(name, marks=pytest.mark.heavy) for name in ("delift-se", "bm25", "length")),
+    ],
+)
 def test_a_run_gives_scores_quality_and_a_subset_and_a_second_one_computes_nothing(
     make_project: Callable[[str], Project], function: str
 ) -> None:
@@ -221,6 +228,7 @@ def test_the_pages_of_a_pointwise_run_speak_of_rows_and_not_of_targets(
     assert "12 target rows were not read" in done.stdout
 
 
+@pytest.mark.heavy
 def test_a_fifth_function_is_one_file_and_one_line(
     make_project: Callable[[str], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
