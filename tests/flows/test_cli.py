@@ -38,6 +38,9 @@ def test_plan_counts_and_touches_nothing(offline_project: Project) -> None:
         "duplicates": 1,
         "pairs": 288,
         "exact_pairs": 12 * 6 + 40,
+        "features": 0,
+        # One for each exact pair, one for each target row without an example.
+        "forward_passes": 12 * 6 + 40 + 12,
         "test_rows": 0,
         "fine_tunes": 0,
         "forecast_seconds": None,

@@ -186,6 +186,7 @@ def test_more_seeds_cost_only_themselves(module_project: Project, first: dict[st
     assert {c["against"] for c in more["comparison"]} == {"random"}
 
 
+@pytest.mark.heavy
 def test_no_rivals_still_shows_the_scores(make_project: Callable[[str], Project]) -> None:
     project = with_test_rows(make_project("alone"))
     held = project.folder / "held_out.jsonl"
@@ -208,6 +209,7 @@ def test_no_rivals_still_shows_the_scores(make_project: Callable[[str], Project]
     assert "No rival was asked for" in report
 
 
+@pytest.mark.heavy
 def test_a_lost_file_of_an_old_run_does_not_stop_a_new_one(make_project: Callable[[str], Project]) -> None:
     project = make_project("lost")
     project.value()
@@ -221,6 +223,7 @@ def test_a_lost_file_of_an_old_run_does_not_stop_a_new_one(make_project: Callabl
     assert project.ask("SELECT count(*) AS n FROM runs", "all") == [{"n": 2}]
 
 
+@pytest.mark.heavy
 def test_without_held_out_rows_the_subset_alone_is_trained(make_project: Callable[[str], Project]) -> None:
     project = make_project("no_test")
     project.configure(finetune=FINETUNE)
@@ -231,6 +234,7 @@ def test_without_held_out_rows_the_subset_alone_is_trained(make_project: Callabl
     assert project.ask("SELECT count(DISTINCT (subset, seed)) AS n FROM subsets") == [{"n": 1}]
 
 
+@pytest.mark.heavy
 def test_the_student_may_be_another_model(make_project: Callable[[str], Project]) -> None:
     project = make_project("student")
     project.configure(finetune={**FINETUNE, "model": "builtin"})

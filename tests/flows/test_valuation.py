@@ -130,7 +130,8 @@ def test_quality_stands_beside_baselines_in_every_quadrant(project: Project) -> 
     rows = project.ask("SELECT quadrant, role, predictor, n_pairs, verdict FROM estimator_quality")
     for quadrant in ("Q1", "Q2", "Q3", "Q4"):
         predictors = {r["predictor"]: r for r in rows if r["quadrant"] == quadrant}
-        assert set(predictors) == {"mlp", "constant", "row + column means", "embedding cosine"}
+        baselines = {"constant", "row + column means", "embedding cosine", "bm25", "length"}
+        assert set(predictors) == baselines | {"mlp"}
         assert predictors["mlp"]["role"] == "estimator"
     assert {r["verdict"] for r in rows if r["quadrant"] == "Q1" and r["role"] == "estimator"} == {
         "fit on labels"
