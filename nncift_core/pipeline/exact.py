@@ -16,8 +16,6 @@ import numpy.typing as npt
 
 from nncift_core.config import Config
 from nncift_core.estimator.labels import BlockDesign, audit_pairs, block_design
-from nncift_core.estimator.labels import label_counts as label_counts
-from nncift_core.estimator.labels import labels_everything as labels_everything
 from nncift_core.influence.contract import Float32, InfluenceFunction, Rows, Side
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.designs import StoredDesign, find_or_make

@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from nncift_core.config import Config, settled
 from nncift_core.errors import HubUnreachable
+from nncift_core.estimator.labels import label_counts, labels_everything
 from nncift_core.hashing import content_hash, content_id
 from nncift_core.influence.registry import Featured, create, implementation
 from nncift_core.pipeline.downstream import check_student
 from nncift_core.pipeline.embed import embeddings_needed
-from nncift_core.pipeline.exact import audit_size, label_counts, labels_everything
+from nncift_core.pipeline.exact import audit_size
 from nncift_core.pipeline.features import features_needed
 from nncift_core.pipeline.inputs import Input, check_devices, check_teacher, read_inputs
 from nncift_core.pipeline.problem import POINTWISE, design_family, keys_of
