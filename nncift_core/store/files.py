@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,8 @@ MANIFEST_SUFFIX = ".manifest.json"
 
 # Payloads are written once, so a checksum that held for this inode and change time holds still.
 _CHECKED: set[tuple[str, int, int, str]] = set()
+# Seconds between two looks at a file that does not match its manifest.
+_WAITS = (0.02, 0.1, 0.3, 0.0)
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,20 @@ def sha256_of(path: Path) -> str:
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file aside, fsync it, then rename it into place."""
+    with _written_aside(path, write) as part:
+        os.replace(part, path)
+
+
+@contextlib.contextmanager
+def _written_aside(path: Path, write: Callable[[Path], None]) -> Iterator[Path]:
+    """A file beside `path` that `write` has filled and that is on disk; gone afterwards if it was not renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         write(part)
         with part.open("rb+") as f:
             os.fsync(f.fileno())
-        os.replace(part, path)
+        yield part
     finally:
         part.unlink(missing_ok=True)
 
@@ -96,31 +106,31 @@ def publish(
 ) -> Manifest:
     """Write a payload atomically, then its manifest; only then can it be seen.
 
-    Size and checksum are taken before the rename, so that another writer of the same name can
-    neither break nor falsify them.
+    Two writers of one name take turns at the last step, so that a payload never stays beside the manifest of
+    another one, even where the same work gave other bytes.
     """
-    measured: list[tuple[int, str]] = []
-
-    def write_and_measure(part: Path) -> None:
-        write(part)
-        measured.append((part.stat().st_size, sha256_of(part)))
-
-    write_atomic(path, write_and_measure)
-    size, sha256 = measured[0]
-    manifest = Manifest(
-        artifact=path.relative_to(root).as_posix(),
-        kind=kind,
-        key=key,
-        rows=rows,
-        size=size,
-        sha256=sha256,
-        created_at=now(),
-        producer=producer,
-        parents=parents,
-        meta=meta or {},
-    )
-    write_json(manifest_path(path), asdict(manifest))
+    with _written_aside(path, write) as part:
+        manifest = Manifest(
+            artifact=path.relative_to(root).as_posix(),
+            kind=kind,
+            key=key,
+            rows=rows,
+            size=part.stat().st_size,
+            sha256=sha256_of(part),
+            created_at=now(),
+            producer=producer,
+            parents=parents,
+            meta=meta or {},
+        )
+        with locked(_turn(root, manifest.artifact)):
+            os.replace(part, path)
+            write_json(manifest_path(path), asdict(manifest))
     return manifest
+
+
+def _turn(root: Path, artifact: str) -> Path:
+    """The lock file of an artifact; few of them, each for many artifacts."""
+    return root / "locks" / f"publish-{hashlib.sha256(artifact.encode()).digest()[0] % 32:02d}.lock"
 
 
 def read_manifest(payload: Path) -> Manifest | None:
@@ -149,11 +159,16 @@ def is_intact(payload: Path) -> bool:
 
 
 def verify(payload: Path) -> Manifest:
-    """The manifest of `payload` after a full check; raises IntegrityError naming the file."""
-    manifest = read_manifest(payload)
-    if manifest is None or not is_intact(payload):
-        raise IntegrityError(f"{payload.name}: stored file is missing or damaged; run again to recompute it")
-    return manifest
+    """The manifest of `payload` after a full check; raises IntegrityError naming the file.
+
+    Looks again for a moment: another writer of the same name may stand between payload and manifest.
+    """
+    for wait in _WAITS:
+        manifest = read_manifest(payload)
+        if manifest is not None and is_intact(payload):
+            return manifest
+        time.sleep(wait)
+    raise IntegrityError(f"{payload.name}: stored file is missing or damaged; run again to recompute it")
 
 
 def sum_counts(root: Path, artifacts: Iterable[str]) -> Counter[str]:

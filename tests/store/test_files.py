@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,23 @@ def test_damage_is_seen(tmp_path: Path, damage: str) -> None:
     assert not is_intact(path)
     with pytest.raises(IntegrityError, match=r"x\.txt: stored file is missing or damaged"):
         verify(path)
+
+
+def test_writers_of_other_bytes_under_one_name_never_leave_a_mixture(tmp_path: Path) -> None:
+    path = put(tmp_path, "first")
+    texts = ["x" * n for n in range(1, 5)]
+
+    def write(text: str) -> None:
+        for _ in range(15):
+            put(tmp_path, text)
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        done = [pool.submit(write, text) for text in texts]
+        while not all(d.done() for d in done):
+            verify(path)
+    for d in done:
+        d.result()
+    assert is_intact(path)
 
 
 def test_a_failing_write_leaves_nothing(tmp_path: Path) -> None:
