@@ -65,7 +65,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 @contextlib.contextmanager
 def _written_aside(path: Path, write: Callable[[Path], None]) -> Iterator[Path]:
-    """A file beside `path` that `write` has filled and that is on disk; gone afterwards if it was not renamed."""
+    """A file beside `path` that `write` has filled, on disk; gone afterwards unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
