@@ -1,58 +1,38 @@
-"""Cheap predictors fitted on the estimator's own labels: what a learned estimator has to beat.
-
-One interface: `fit(row_index, column_index, values)` on labels [k], then
-`predict_pairs(row_index, column_index)` [k] -> raw-scale float64 [k]. Indices are any integers that name
-a row or a column the same way in both calls; those that read embeddings or texts take them as positions
-in their tables.
-"""
+"""Cheap estimators, fitted on the same labels as a learned one: what that one has to beat."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from nncift_core.bm25 import Okapi
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-
-_CHUNK = 4096
-
-
-class Baseline(Protocol):
-    """A cheap predictor of influence; `name` is what reports call it."""
-
-    name: str
-
-    def fit(self, row_index: Int64, column_index: Int64, values: npt.NDArray[Any]) -> Self:
-        """Fit on labels [k]; returns itself. Raises ValueError for no or non-finite labels."""
-        ...
-
-    def predict_pairs(self, row_index: Int64, column_index: Int64) -> Float64:
-        """Predicted influence of the pairs [k]."""
-        ...
+from nncift_core.estimator.contract import (
+    BM25,
+    COSINE,
+    LENGTH,
+    PROXY,
+    Estimator,
+    Features,
+    Float32,
+    Float64,
+    Int64,
+    checked_labels,
+)
+from nncift_core.hashing import hash_rank
 
 
-class Texts(Protocol):
-    """What baselines read of rows or columns: n prompts and n responses, as `influence.contract.Rows`."""
+class _Cheap:
+    """What every baseline shares: it is not learned and knows no error pair by pair."""
 
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """Prompts of the n examples."""
-        ...
+    learned: ClassVar[bool] = False
 
-    @property
-    def responses(self) -> tuple[str, ...]:
-        """Responses of the n examples."""
-        ...
+    def std(self, features: Features, i: Int64, j: Int64) -> Float32 | None:
+        """None: not known pair by pair."""
+        return None
 
 
-class ConstantMean:
+class ConstantMean(_Cheap):
     """The mean of the labels for every pair."""
 
     name = "constant"
@@ -60,18 +40,37 @@ class ConstantMean:
     def __init__(self) -> None:
         self.mean = 0.0
 
-    def fit(self, row_index: Int64, column_index: Int64, values: npt.NDArray[Any]) -> Self:
+    def fit(self, features: Features, i: Int64, j: Int64, values: npt.NDArray[Any], *, seed: int = 0) -> Self:
         """mu = mean of `values`."""
-        self.mean = float(_checked(row_index, column_index, values).mean())
+        self.mean = float(checked_labels(features, i, j, values).mean())
         return self
 
-    def predict_pairs(self, row_index: Int64, column_index: Int64) -> Float64:
-        """mu for each of the [k] pairs."""
-        return np.full(len(row_index), self.mean)
+    def predict(self, features: Features) -> Float32:
+        """mu, [R, C]."""
+        return np.full(features.shape, self.mean, np.float32)
+
+    def predict_pairs(self, features: Features, i: Int64, j: Int64) -> Float32:
+        """mu, [k]."""
+        return np.full(len(i), self.mean, np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """The mean."""
+        return {"mean": self.mean}
+
+    def state(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """No arrays; the mean."""
+        return {}, {"mean": self.mean}
+
+    @classmethod
+    def from_state(cls, arrays: dict[str, npt.NDArray[Any]], settings: dict[str, Any]) -> Self:
+        """From a `state`."""
+        made = cls()
+        made.mean = float(settings["mean"])
+        return made
 
 
-class ShrunkMeans:
-    """Mean + row effect + column effect, each shrunk towards 0.
+class ShrunkMeans(_Cheap):
+    """Mean + row effect + column effect, each shrunk towards 0; rows and columns are known by content id.
 
     Each effect is the mean residual of its labels times n / (n + lambda):
     `r_i = n_i / (n_i + lambda) * mean_j(z_ij - mu - c_j)` and
@@ -91,140 +90,205 @@ class ShrunkMeans:
         self.rows = self.columns = np.empty(0, dtype=np.int64)
         self.row_effects = self.column_effects = np.empty(0)
 
-    def fit(self, row_index: Int64, column_index: Int64, values: npt.NDArray[Any]) -> Self:
+    def fit(self, features: Features, i: Int64, j: Int64, values: npt.NDArray[Any], *, seed: int = 0) -> Self:
         """Alternate the two equations until no effect moves by 1e-9 of the spread, at most 1,000 times."""
-        z = _checked(row_index, column_index, values)
+        z = checked_labels(features, i, j, values)
         self.mean = float(z.mean())
-        residual = z - self.mean
-        self.rows, i = np.unique(row_index, return_inverse=True)
-        self.columns, j = np.unique(column_index, return_inverse=True)
-        row_weight, column_weight = np.bincount(i) + self.shrinkage, np.bincount(j) + self.shrinkage
-        r, c = np.zeros(len(self.rows)), np.zeros(len(self.columns))
-        for _ in range(1000):
-            new_c = np.bincount(j, residual - r[i]) / column_weight
-            new_r = np.bincount(i, residual - new_c[j]) / row_weight
-            moved = max(np.abs(new_r - r).max(), np.abs(new_c - c).max())
-            r, c = new_r, new_c
-            if moved <= 1e-9 * residual.std():
-                break
-        self.row_effects, self.column_effects = r, c
+        self.rows, row = np.unique(features.row_ids[i], return_inverse=True)
+        self.columns, column = np.unique(features.column_ids[j], return_inverse=True)
+        self.row_effects, self.column_effects = shrunk_effects(row, column, z - self.mean, self.shrinkage)
         return self
 
-    def predict_pairs(self, row_index: Int64, column_index: Int64) -> Float64:
-        """mu + r_i + c_j for the pairs [k]."""
-        row = _effect(self.rows, self.row_effects, row_index)
-        column = _effect(self.columns, self.column_effects, column_index)
-        return self.mean + row + column
+    def predict(self, features: Features) -> Float32:
+        """mu + r_i + c_j, [R, C]."""
+        row, column = self.effects(features)
+        return ((self.mean + row)[:, None] + column[None, :]).astype(np.float32)
+
+    def predict_pairs(self, features: Features, i: Int64, j: Int64) -> Float32:
+        """mu + r_i + c_j, [k]."""
+        row, column = self.effects(features)
+        return ((self.mean + row)[i] + column[j]).astype(np.float32)
+
+    def effects(self, features: Features) -> tuple[Float64, Float64]:
+        """Effects of the rows [R] and of the columns [C]."""
+        row = _effect(self.rows, self.row_effects, features.row_ids)
+        return row, _effect(self.columns, self.column_effects, features.column_ids)
+
+    def describe(self) -> dict[str, Any]:
+        """Mean, shrinkage, how many rows and columns have effects, and their spread."""
+        return {
+            "mean": self.mean,
+            "shrinkage": self.shrinkage,
+            "rows": len(self.rows),
+            "columns": len(self.columns),
+            "row_spread": float(self.row_effects.std()) if len(self.rows) else 0.0,
+            "column_spread": float(self.column_effects.std()) if len(self.columns) else 0.0,
+        }
+
+    def state(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """Ids and effects of rows and columns; mean and shrinkage."""
+        arrays = {
+            "rows": self.rows,
+            "columns": self.columns,
+            "row_effects": self.row_effects,
+            "column_effects": self.column_effects,
+        }
+        return arrays, {"mean": self.mean, "shrinkage": self.shrinkage}
+
+    @classmethod
+    def from_state(cls, arrays: dict[str, npt.NDArray[Any]], settings: dict[str, Any]) -> Self:
+        """From a `state`."""
+        made = cls(float(settings["shrinkage"]))
+        made.mean = float(settings["mean"])
+        made.rows, made.columns = arrays["rows"], arrays["columns"]
+        made.row_effects, made.column_effects = arrays["row_effects"], arrays["column_effects"]
+        return made
 
 
-class Calibrated:
-    """A score of pairs, brought to the scale of the labels by least squares: `intercept + slope * score`.
+class Calibrated(_Cheap):
+    """A pair feature brought to the scale of the labels by least squares: `intercept + slope * x_ij`.
 
-    Ranks as the score does, or in reverse when the labels give a negative slope: the strongest use of the
-    score that the labels support.
+    Ranks as the feature does, or in reverse when the labels give a negative slope: the strongest use of
+    the feature that the labels support. Named after its feature.
     """
 
-    def __init__(self, name: str, score: Callable[[Int64, Int64], npt.NDArray[Any]]) -> None:
-        """score: row indices [k] and column indices [k] -> finite scores [k]; name: for reports."""
-        self.name, self.score = name, score
+    def __init__(self, feature: str) -> None:
+        """feature: name of a pair feature."""
+        self.name = self.feature = feature
         self.slope = self.intercept = 0.0
 
-    def fit(self, row_index: Int64, column_index: Int64, values: npt.NDArray[Any]) -> Self:
-        """Least squares of the labels on the score; slope 0 when the score does not vary."""
-        z = _checked(row_index, column_index, values)
-        x = np.asarray(self.score(row_index, column_index), np.float64)
+    def fit(self, features: Features, i: Int64, j: Int64, values: npt.NDArray[Any], *, seed: int = 0) -> Self:
+        """Least squares of the labels on the feature; slope 0 when the feature does not vary.
+
+        Raises ValueError also when the feature is absent or not finite.
+        """
+        z = checked_labels(features, i, j, values)
+        if self.feature not in features.pairs:
+            raise ValueError(f"there is no pair feature {self.feature!r}, only {sorted(features.pairs)}")
+        x = features.pairs[self.feature].at(i, j).astype(np.float64)
+        if bad := int((~np.isfinite(x)).sum()):
+            raise ValueError(f"{bad} of {len(x)} numbers of {self.feature} are not finite")
         centred = x - x.mean()
         variance = float(centred @ centred)
-        self.slope = float(centred @ z) / variance if x.min() < x.max() else 0.0
+        self.slope = float(centred @ z) / variance if x.min() < x.max() and variance > 0 else 0.0
         self.intercept = float(z.mean() - self.slope * x.mean())
         return self
 
-    def predict_pairs(self, row_index: Int64, column_index: Int64) -> Float64:
-        """intercept + slope * score for the pairs [k]."""
-        return self.intercept + self.slope * np.asarray(self.score(row_index, column_index), np.float64)
+    def predict(self, features: Features) -> Float32:
+        """intercept + slope * x_ij, [R, C]."""
+        return self._to_raw(features.pairs[self.feature].tile())
 
+    def predict_pairs(self, features: Features, i: Int64, j: Int64) -> Float32:
+        """intercept + slope * x_ij, [k]."""
+        return self._to_raw(features.pairs[self.feature].at(i, j))
 
-class EmbeddingCosine(Calibrated):
-    """Calibrated cosine of the two embeddings, cos(e_i, e_j); `cosine` gives it bare."""
-
-    def __init__(self, row_embeddings: Float32, column_embeddings: Float32) -> None:
-        """row_embeddings [R, d], column_embeddings [C, d]; need not be normalised."""
-        super().__init__("embedding cosine", self.cosine)
-        self.row_embeddings, self.column_embeddings = row_embeddings, column_embeddings
-
-    def cosine(self, row_index: Int64, column_index: Int64) -> Float64:
-        """cos(e_i, e_j) for the pairs [k]; 0 where an embedding is zero."""
-        out = np.zeros(len(row_index))
-        for k in range(0, len(out), _CHUNK):
-            e = self.row_embeddings[row_index[k : k + _CHUNK]].astype(np.float64)
-            f = self.column_embeddings[column_index[k : k + _CHUNK]].astype(np.float64)
-            norms = np.linalg.norm(e, axis=1) * np.linalg.norm(f, axis=1)
-            np.divide((e * f).sum(axis=1), norms, out=out[k : k + _CHUNK], where=norms > 0)
+    def _to_raw(self, x: Float32) -> Float32:
+        out = np.multiply(x, np.float32(self.slope), dtype=np.float32)
+        out += np.float32(self.intercept)
         return out
 
+    def describe(self) -> dict[str, Any]:
+        """Intercept and slope."""
+        return {"intercept": self.intercept, "slope": self.slope}
 
-class LexicalMatch(Calibrated):
-    """Calibrated BM25 score of a row's text for the words of a column's (equation: `nncift_core.bm25`).
+    def state(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """No arrays; the feature's name, intercept and slope."""
+        return {}, {"feature": self.feature, "intercept": self.intercept, "slope": self.slope}
 
-    Statistics of words come from the rows given; the texts are read when scores are first asked for.
+    @classmethod
+    def from_state(cls, arrays: dict[str, npt.NDArray[Any]], settings: dict[str, Any]) -> Self:
+        """From a `state`."""
+        made = cls(str(settings["feature"]))
+        made.intercept, made.slope = float(settings["intercept"]), float(settings["slope"])
+        return made
+
+
+class Random(_Cheap):
+    """A pseudo-random number per pair of content ids, with the mean and the spread of the labels.
+
+    Uniform; a function of the two ids and the seed only, so that a pair has the same value in every tile.
     """
 
-    def __init__(self, rows: Texts, columns: Texts) -> None:
-        """rows: R > 0 texts; columns: C texts."""
-        super().__init__("bm25", lambda i, j: self._pairs(i, j))
-        self._rows, self._columns = rows, columns
+    name = "random"
 
-    @cached_property
-    def _pairs(self) -> Callable[[Int64, Int64], Float32]:
-        documents, queries = _joined(self._rows), _joined(self._columns)
-        return Okapi.fit(documents).pair_scorer(documents, queries)
+    def __init__(self) -> None:
+        self.mean = self.spread = 0.0
+        self.seed = 0
+
+    def fit(self, features: Features, i: Int64, j: Int64, values: npt.NDArray[Any], *, seed: int = 0) -> Self:
+        """Mean and standard deviation of `values`."""
+        z = checked_labels(features, i, j, values)
+        self.mean, self.spread, self.seed = float(z.mean()), float(z.std()), seed
+        return self
+
+    def predict(self, features: Features) -> Float32:
+        """[R, C]."""
+        out = np.empty(features.shape, np.float32)
+        for k, row in enumerate(features.row_ids):
+            out[k] = self._draw(np.full(len(features.column_ids), row, np.int64), features.column_ids)
+        return out
+
+    def predict_pairs(self, features: Features, i: Int64, j: Int64) -> Float32:
+        """[k]."""
+        return self._draw(features.row_ids[i], features.column_ids[j])
+
+    def _draw(self, rows: Int64, columns: Int64) -> Float32:
+        """A uniform number of variance 1 for each pair of ids, brought to mean and spread."""
+        uniform = hash_rank(rows, self.seed, "random estimator", columns) / 2.0**64
+        return (self.mean + self.spread * 12**0.5 * (uniform - 0.5)).astype(np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """Mean, spread and seed."""
+        return {"mean": self.mean, "spread": self.spread, "seed": self.seed}
+
+    def state(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """No arrays; what `describe` says."""
+        return {}, self.describe()
+
+    @classmethod
+    def from_state(cls, arrays: dict[str, npt.NDArray[Any]], settings: dict[str, Any]) -> Self:
+        """From a `state`."""
+        made = cls()
+        made.mean, made.spread = float(settings["mean"]), float(settings["spread"])
+        made.seed = int(settings["seed"])
+        return made
 
 
-def response_length(rows: Texts) -> Calibrated:
-    """Calibrated number of characters of the row's response, the same for every column."""
-    lengths = np.fromiter((len(response) for response in rows.responses), np.float64, len(rows.responses))
-    return Calibrated("length", lambda i, j: lengths[i])
+def default_baselines(features: Features, *, random: bool = False) -> list[Estimator]:
+    """The unfitted baselines that stand in every quality table, those possible on `features`.
 
-
-def default_baselines(
-    row_embeddings: Float32 | None,
-    column_embeddings: Float32 | None,
-    row_texts: Texts | None = None,
-    column_texts: Texts | None = None,
-) -> list[Baseline]:
-    """The unfitted baselines that stand in every quality table; indices are positions in these tables.
-
-    row_embeddings [R, d], column_embeddings [C, d]: "constant", "row + column means", "embedding cosine";
-    row_texts (R) and column_texts (C) add "bm25", row_texts adds "length". For a pointwise function,
-    column_embeddings None or [C, 0], a row has one value and nothing to match: "constant" and "length".
+    "constant", "row + column means" (not pointwise), "embedding cosine", "bm25", "length" and
+    "gradient proxy" (where that pair feature is there); `random` adds "random".
     """
-    length = [] if row_texts is None else [response_length(row_texts)]
-    if row_embeddings is None or column_embeddings is None or not column_embeddings.shape[1]:
-        return [ConstantMean(), *length]
-    cosine = EmbeddingCosine(row_embeddings, column_embeddings)
-    if row_texts is None or column_texts is None:
-        return [ConstantMean(), ShrunkMeans(), cosine, *length]
-    return [ConstantMean(), ShrunkMeans(), cosine, LexicalMatch(row_texts, column_texts), *length]
+    found: list[Estimator] = [ConstantMean()]
+    if not one_value_per_row(features):
+        found.append(ShrunkMeans())
+    found += [Calibrated(name) for name in (COSINE, BM25, LENGTH, PROXY) if name in features.pairs]
+    return [*found, Random()] if random else found
 
 
-def _joined(texts: Texts) -> list[str]:
-    return [f"{p}\n{r}" for p, r in zip(texts.prompts, texts.responses, strict=True)]
+def one_value_per_row(features: Features) -> bool:
+    """Whether the function is pointwise: a single column without features of its own."""
+    return features.pointwise and features.shape[1] == 1
 
 
-def _checked(row_index: Int64, column_index: Int64, values: npt.NDArray[Any]) -> Float64:
-    z = np.asarray(values, dtype=np.float64)
-    if z.ndim != 1 or len(z) == 0 or row_index.shape != z.shape or column_index.shape != z.shape:
-        shapes = [list(x.shape) for x in (row_index, column_index, z)]
-        raise ValueError(f"row_index, column_index and values must be [k] with k > 0, got {shapes}")
-    bad = int((~np.isfinite(z)).sum())
-    if bad:
-        raise ValueError(f"{bad} of {len(z)} label values are not finite")
-    return z
+def shrunk_effects(row: Int64, column: Int64, residual: Float64, shrinkage: float) -> tuple[Float64, Float64]:
+    """Row effects and column effects of `ShrunkMeans` for residuals [k] of rows 0.. and columns 0.. ."""
+    row_weight, column_weight = np.bincount(row) + shrinkage, np.bincount(column) + shrinkage
+    r, c = np.zeros(len(row_weight)), np.zeros(len(column_weight))
+    for _ in range(1000):
+        new_c = np.bincount(column, residual - r[row]) / column_weight
+        new_r = np.bincount(row, residual - new_c[column]) / row_weight
+        moved = max(np.abs(new_r - r).max(), np.abs(new_c - c).max())
+        r, c = new_r, new_c
+        if moved <= 1e-9 * residual.std():
+            break
+    return r, c
 
 
-def _effect(known: Int64, effects: Float64, index: Int64) -> Float64:
-    """effects of `index` [k], 0 where it is not among the sorted `known`."""
+def _effect(known: Int64, effects: Float64, ids: Int64) -> Float64:
+    """effects of `ids` [k], 0 where one is not among the sorted `known`."""
     if len(known) == 0:
-        return np.zeros(len(index))
-    at = np.minimum(np.searchsorted(known, index), len(known) - 1)
-    return np.where(known[at] == index, effects[at], 0.0)
+        return np.zeros(len(ids))
+    at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return np.where(known[at] == ids, effects[at], 0.0)

@@ -1,7 +1,8 @@
-"""Which pairs get exact influence: the labelled block (Q1) and the scattered audit pairs.
+"""Which pairs get exact influence: the labels, as a block or scattered, and the audit pairs.
 
 Every choice is made by hash rank of content ids, never by position, so that the order of rows does not
-matter and appended rows change only their proportional share of the choice (design decision 2).
+matter; rows that are appended change only their proportional share of a block and of the audit (design
+decision 2).
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nncift_core.estimator.label_sizes import corner
 from nncift_core.hashing import hash_rank
 
 Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
 Bool = npt.NDArray[np.bool_]
 Str = npt.NDArray[np.str_]
 
 AUDIT_SHARES = {"Q2": 0.2, "Q3": 0.2, "Q4": 0.6}
 STRATUM_LIMIT = 2000
+COST_SAMPLE = 200
 _ROWS_PER_PASS = 256
+# One round of exchanges already gives nearly every pair another column.
+_EXCHANGES = 5
 
 
 @dataclass(frozen=True)
@@ -38,24 +44,55 @@ def block_design(row_ids: Int64, column_ids: Int64, fraction: float, seed: int) 
     Of the M distinct `row_ids` the ceil(u*M) with the smallest hash rank (at least min(2, M)), and
     likewise of the N distinct `column_ids`. Raises ValueError when u = `fraction` is not in (0, 1].
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be in (0, 1], got {fraction}")
+    counts = [corner(len(np.unique(ids)), fraction) for ids in (row_ids, column_ids)]
+    return block_of(row_ids, column_ids, counts[0], counts[1], seed)
+
+
+def block_of(row_ids: Int64, column_ids: Int64, rows: int, columns: int, seed: int) -> BlockDesign:
+    """The block of the `rows` and `columns` with the smallest hash rank among the distinct ids."""
     return BlockDesign(
-        rows=_fraction_by_rank(row_ids, fraction, seed, "label-row"),
-        columns=_fraction_by_rank(column_ids, fraction, seed, "label-column"),
+        rows=_by_rank(np.unique(row_ids), seed, "label-row")[:rows],
+        columns=_by_rank(np.unique(column_ids), seed, "label-column")[:columns],
     )
 
 
-def label_counts(n_rows: int, n_columns: int, fraction: float) -> tuple[int, int]:
-    """Labelled rows and columns of a block design at fraction u (as `block_design` draws them)."""
-    ids = [np.arange(n, dtype=np.int64) for n in (n_rows, n_columns)]
-    design = block_design(ids[0], ids[1], fraction, 0)
-    return len(design.rows), len(design.columns)
+def scattered_pairs(row_ids: Int64, column_ids: Int64, n: int, seed: int) -> tuple[Int64, Int64]:
+    """`n` random distinct pairs as (row ids [n], column ids [n]), each row and each column in equally many.
+
+    Of M rows every one has floor(n/M) or ceil(n/M) pairs, of N columns floor(n/N) or ceil(n/N). Pair t
+    starts as (t mod M, (t + floor(t / lcm(M, N))) mod N) in order of hash rank, which is balanced and
+    without repetition; then random couples of pairs exchange columns wherever that gives two new pairs,
+    which changes neither property. Raises ValueError unless 0 <= n <= M*N.
+    """
+    rows, columns = (
+        _by_rank(np.unique(ids), seed, salt)
+        for ids, salt in ((row_ids, "label-row"), (column_ids, "label-column"))
+    )
+    if not 0 <= n <= len(rows) * len(columns):
+        raise ValueError(f"there are {len(rows)} x {len(columns)} pairs, {n} were asked for")
+    t = np.arange(n, dtype=np.int64)
+    i = t % max(1, len(rows))
+    j = (t + t // max(1, math.lcm(len(rows), len(columns)))) % max(1, len(columns))
+    for k in range(_EXCHANGES):
+        couples = np.argsort(hash_rank(t, seed, f"exchange {k}"), kind="stable")
+        _exchange(i, j, couples[: n // 2], couples[n // 2 : n // 2 * 2], len(columns))
+    return rows[i], columns[j]
 
 
-def labels_everything(n_rows: int, n_columns: int, fraction: float) -> bool:
-    """Whether a block design at fraction u leaves no pair: u = 1, or next to no rows and columns."""
-    return fraction >= 1 or label_counts(n_rows, n_columns, fraction) == (n_rows, n_columns)
+def _exchange(i: Int64, j: Int64, a: Int64, b: Int64, n_columns: int) -> None:
+    """Pairs a[k] and b[k] of (i, j) exchange their columns, in place, unless a pair would occur twice."""
+    made = np.concatenate([i[a] * n_columns + j[b], i[b] * n_columns + j[a]])
+    _, first, counts = np.unique(
+        np.concatenate([i * n_columns + j, made]), return_inverse=True, return_counts=True
+    )
+    fresh = (counts == 1)[first[len(i) :]].reshape(2, -1).all(axis=0)
+    a, b = a[fresh], b[fresh]
+    j[a], j[b] = j[b], j[a]
+
+
+def cost_sample(ids: Int64, seed: int) -> Int64:
+    """At most `COST_SAMPLE` of the distinct `ids`, by hash rank: what mean costs are estimated on."""
+    return _by_rank(np.unique(ids), seed, "label-cost")[:COST_SAMPLE]
 
 
 def audit_pairs(
@@ -83,6 +120,44 @@ def audit_pairs(
     return np.concatenate([r for r, _ in chosen]), np.concatenate([c for _, c in chosen])
 
 
+def audit_unlabelled(
+    row_ids: Int64, column_ids: Int64, label_rows: Int64, label_columns: Int64, n: int, seed: int
+) -> tuple[Int64, Int64]:
+    """`n` random pairs that are none of the labelled pairs (label_rows[k], label_columns[k]), by pair hash.
+
+    Taken among at most 2,000 rows and 2,000 columns of smallest hash rank, as (row ids [k], column ids [k]);
+    k < n only when these hold fewer pairs without a label. Raises ValueError when n < 0.
+    """
+    if n < 0:
+        raise ValueError(f"n must not be negative, got {n}")
+    rows = _by_rank(np.unique(row_ids), seed, "audit-row")[:STRATUM_LIMIT]
+    columns = _by_rank(np.unique(column_ids), seed, "audit-column")[:STRATUM_LIMIT]
+    taken = np.zeros((len(rows), len(columns)), np.bool_)
+    i, j = positions(rows, label_rows), positions(columns, label_columns)
+    inside = (i >= 0) & (j >= 0)
+    taken[i[inside], j[inside]] = True
+    return _smallest_pairs(rows, columns, min(n, int((~taken).sum())), seed, taken)
+
+
+def positions(ids: Int64, wanted: Int64) -> Int64:
+    """Index into the distinct `ids` [n] of each of `wanted` [k]; -1 where it is not among them."""
+    if not len(ids):
+        return np.full(len(wanted), -1, np.int64)
+    order = np.argsort(ids, kind="stable")
+    at = order[np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)]
+    out: Int64 = np.where(ids[at] == wanted, at, -1)
+    return out
+
+
+def pairs_isin(rows: Int64, columns: Int64, of_rows: Int64, of_columns: Int64) -> Bool:
+    """Whether each pair (rows[k], columns[k]) is one of (of_rows[n], of_columns[n]); bool [k]."""
+    row_ids, column_ids = np.unique(of_rows), np.unique(of_columns)
+    i, j = positions(row_ids, rows), positions(column_ids, columns)
+    of = positions(row_ids, of_rows) * len(column_ids) + positions(column_ids, of_columns)
+    found: Bool = (i >= 0) & (j >= 0) & np.isin(i * len(column_ids) + j, of)
+    return found
+
+
 def quadrant(labelled_row: Bool, labelled_column: Bool) -> Str:
     """Quadrant of each pair [n] from whether its row and its column are labelled.
 
@@ -92,13 +167,6 @@ def quadrant(labelled_row: Bool, labelled_column: Bool) -> Str:
     index = 2 * (~np.asarray(labelled_row, dtype=bool)) + (~np.asarray(labelled_column, dtype=bool))
     out: Str = names[index]
     return out
-
-
-def _fraction_by_rank(ids: Int64, fraction: float, seed: int, salt: str) -> Int64:
-    ids = np.unique(ids)
-    # 0.07 * 100 is 7.000000000000001: the small step back keeps the ceiling at 7.
-    count = max(math.ceil(fraction * len(ids) - 1e-9), min(2, len(ids)))
-    return _by_rank(ids, seed, salt)[:count]
 
 
 def _by_rank(ids: Int64, seed: int, salt: str) -> Int64:
@@ -132,16 +200,21 @@ def _allocate(n: int, shares: Sequence[float], capacity: Sequence[int]) -> list[
     return quota
 
 
-def _smallest_pairs(rows: Int64, columns: Int64, n: int, seed: int) -> tuple[Int64, Int64]:
-    """The n pairs of smallest pair hash, in hash order; a few hundred rows at a time."""
-    best_hash = np.empty(0, dtype=np.uint64)
+def _smallest_pairs(
+    rows: Int64, columns: Int64, n: int, seed: int, taken: Bool | None = None
+) -> tuple[Int64, Int64]:
+    """The n pairs of smallest pair hash but those `taken` [R, C], in hash order; some rows at a time."""
+    best_hash: UInt64 = np.empty(0, dtype=np.uint64)
     best_row: Int64 = np.empty(0, dtype=np.int64)
     best_column: Int64 = np.empty(0, dtype=np.int64)
     if n == 0:
         return best_row, best_column
     for start in range(0, len(rows), _ROWS_PER_PASS):
         part = rows[start : start + _ROWS_PER_PASS]
-        hashes = hash_rank(part[:, None], seed, "audit-pair", columns[None, :]).ravel()
+        hashes = hash_rank(part[:, None], seed, "audit-pair", columns[None, :])
+        if taken is not None:
+            hashes[taken[start : start + len(part)]] = np.iinfo(np.uint64).max
+        hashes = hashes.ravel()
         near = np.argpartition(hashes, n - 1)[:n] if n < len(hashes) else np.arange(len(hashes))
         row, column = np.divmod(near, len(columns))
         best_hash = np.concatenate([best_hash, hashes[near]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,30 @@ def spearman_per_target(truth: Float64, predicted: Float64, columns: Int64) -> f
     return float(np.mean([value or 0.0 for value in found]))
 
 
+def column_centred(x: Float64, columns: Int64) -> Float64:
+    """x[k] minus the mean of its column's pairs, [n]; exactly 0 wherever x is constant inside the column."""
+    _, group, counts = np.unique(columns, return_inverse=True, return_counts=True)
+    low, high = np.full(len(counts), np.inf), np.full(len(counts), -np.inf)
+    np.minimum.at(low, group, x)
+    np.maximum.at(high, group, x)
+    out: Float64 = x - (np.bincount(group, x, len(counts)) / counts)[group]
+    # The mean of equal numbers is often not quite that number, and ranks would see the rounding.
+    out[(low == high)[group]] = 0
+    return out
+
+
+def spearman_centred(truth: Float64, predicted: Float64, columns: Int64) -> float | None:
+    """Spearman correlation after `column_centred` of both: ranking that knows no column effect.
+
+    Over the pairs of columns with at least two; None for fewer than 3 such pairs or when either side is
+    constant inside every column.
+    """
+    _, group, counts = np.unique(columns, return_inverse=True, return_counts=True)
+    shared = counts[group] > 1
+    here = columns[shared]
+    return spearman(column_centred(truth[shared], here), column_centred(predicted[shared], here))
+
+
 def r_squared(truth: Float64, predicted: Float64) -> float | None:
     """1 - SSE / SST around the mean of `truth` itself; None for n < 3 or when `truth` does not vary."""
     if len(truth) < MINIMUM_PAIRS or truth.min() == truth.max():
@@ -78,7 +103,15 @@ def recall_at_k(truth: Float64, predicted: Float64, top: float) -> float | None:
     if len(truth) < MINIMUM_PAIRS or truth.min() == truth.max():
         return None
     k = max(1, round(top * len(truth)))
-    return float(_membership(truth, k) @ _membership(predicted, k)) / k
+    return float(top_membership(truth, k) @ top_membership(predicted, k)) / k
+
+
+def top_membership(x: Float64, k: int) -> Float64:
+    """Expected membership in the k largest of x [n], ties at the edge broken at random; sums to k."""
+    edge = np.partition(x, len(x) - k)[len(x) - k]
+    above, tied = x > edge, x == edge
+    out: Float64 = above + tied * ((k - above.sum()) / tied.sum())
+    return out
 
 
 def spearman_interval(
@@ -100,10 +133,7 @@ def spearman_interval(
             return rho, rho
         half = _Z90 * math.sqrt((1 + rho**2 / 2) / (n - 3))
         return math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)
-    rng = np.random.default_rng(seed)
-    step = max(1, _FLOATS_PER_PASS // n)
-    draws = [_resampled(x, y, min(step, n_boot - b), rng) for b in range(0, n_boot, step)]
-    values = np.concatenate(draws)
+    values = resampled_correlation(x, [y], n_boot, seed)[0]
     values = values[np.isfinite(values)]
     if len(values) == 0:
         return None, None
@@ -111,25 +141,65 @@ def spearman_interval(
     return float(lower), float(upper)
 
 
-def _membership(x: Float64, k: int) -> Float64:
-    """Expected membership in the k largest of x [n], ties at the edge broken at random."""
-    edge = np.partition(x, len(x) - k)[len(x) - k]
-    above, tied = x > edge, x == edge
-    out: Float64 = above + tied * ((k - above.sum()) / tied.sum())
+def resampled_correlation(
+    x: Float64,
+    others: Sequence[Float64],
+    n_boot: int,
+    seed: int,
+    *,
+    ranks: bool = True,
+    clusters: Int64 | None = None,
+) -> Float64:
+    """Correlation of x [n] with each of `others` [n] in bootstrap samples, [others, n_boot].
+
+    Spearman, ranked anew in each sample, or Pearson without `ranks`. Samples draw n pairs with replacement;
+    with `clusters` [n], as many whole clusters as there are. Equal seeds draw equal samples. NaN where x or
+    the other came out constant.
+    """
+    rng = np.random.default_rng(seed)
+    step = max(1, _FLOATS_PER_PASS // max(1, len(x)))
+    out = np.empty((len(others), n_boot))
+    for b in range(0, n_boot, step):
+        draws = min(step, n_boot - b)
+        weights = _sample_counts(len(x), draws, rng, clusters)
+        a = _weighted_ranks(x, weights) if ranks else x[None]
+        for k, y in enumerate(others):
+            c = _weighted_ranks(y, weights) if ranks else y[None]
+            out[k, b : b + draws] = _weighted_correlation(a, c, weights)
     return out
 
 
-def _resampled(x: Float64, y: Float64, draws: int, rng: np.random.Generator) -> Float64:
-    """Spearman correlation of `draws` bootstrap samples; NaN where x or y came out constant."""
-    n = len(x)
-    weights = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(draws)])
-    rx, ry = _weighted_ranks(x, weights), _weighted_ranks(y, weights)
-    mean = (n + 1) / 2
-    rx, ry = rx - mean, ry - mean
-    covariance = (weights * rx * ry).sum(axis=1)
-    variance = (weights * rx * rx).sum(axis=1) * (weights * ry * ry).sum(axis=1)
-    out = np.full(draws, np.nan)
+def _sample_counts(n: int, draws: int, rng: np.random.Generator, clusters: Int64 | None) -> Int64:
+    """How often each of n pairs is in each sample, [draws, n]."""
+    if clusters is None:
+        return np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(draws)])
+    names, group = np.unique(clusters, return_inverse=True)
+    out: Int64 = _sample_counts(len(names), draws, rng, None)[:, group]
+    return out
+
+
+def _weighted_correlation(x: Float64, y: Float64, weights: Int64) -> Float64:
+    """Pearson correlation of x and y, [draws, n] or [1, n], under `weights` [draws, n], [draws].
+
+    NaN where it is not defined.
+    """
+    total = weights.sum(axis=1, keepdims=True)
+    a, b = (v - (weights * v).sum(axis=1, keepdims=True) / total for v in (x, y))
+    # Keeps squares of tiny influences from underflowing, and a constant's rounding from passing for spread.
+    a, b = (_unit_spread(d, v, weights) for d, v in ((a, x), (b, y)))
+    covariance = (weights * a * b).sum(axis=1)
+    variance = (weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1)
+    out = np.full(len(weights), np.nan)
     np.divide(covariance, np.sqrt(variance), out=out, where=variance > 0)
+    return out
+
+
+def _unit_spread(deviation: Float64, x: Float64, weights: Int64) -> Float64:
+    """`deviation` [draws, n] over its largest drawn entry; 0 where that is rounding of x."""
+    drawn = weights > 0
+    largest = np.where(drawn, np.abs(deviation), 0).max(axis=1, keepdims=True)
+    rounding = 1e-14 * np.where(drawn, np.abs(x), 0).max(axis=1, keepdims=True)
+    out: Float64 = np.divide(deviation, largest, out=np.zeros_like(deviation), where=largest > rounding)
     return out
 
 

@@ -19,6 +19,7 @@ from nncift_core.estimator.metrics import (
     r_squared,
     recall_at_k,
     spearman,
+    spearman_centred,
     spearman_interval,
     spearman_per_target,
 )
@@ -29,6 +30,8 @@ Strings = npt.NDArray[np.str_]
 
 MINIMUM_FOR_VERDICT = 30
 ALL_TASKS = "all"
+POOLED = "all"
+LABELLED = ("Q1", "labels")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class QualityRow:
     """One line of `estimator_quality`: one predictor on the pairs of one quadrant and target task.
 
     None: not defined (correlations of a constant, fewer than 3 pairs). lower, upper: 90 % interval of
-    `spearman`. verdict: "" for baselines.
+    `spearman`. verdict: "" for all but the estimator. role: "estimator" is what the run predicts with, be it
+    learned or itself a baseline.
     """
 
     function: str
@@ -54,6 +58,7 @@ class QualityRow:
     lower: float | None
     upper: float | None
     verdict: str
+    spearman_centred: float | None = None
 
 
 def assess(
@@ -68,15 +73,20 @@ def assess(
     seed: int,
     top: float = 0.1,
     n_boot: int = 500,
+    overall: str | None = None,
 ) -> list[QualityRow]:
     """Measure every predictor in every quadrant: `truth` [k] exact, `predictions` name -> [k], raw scale.
 
-    columns [k]: target ids; quadrants [k]: "Q1" holds labels, the others audit pairs; target_tasks [k]:
-    task of each pair's target, or None. For each quadrant there are rows for target task "all", and one
-    set per task when the pairs of the call have more than one. Measures: `metrics`.
+    columns [k]: target ids; quadrants [k]: "Q1" (block) or "labels" (scattered) hold labels, all others
+    pairs that no fit has seen: Q2, Q3, Q4, or "unseen"; target_tasks [k]: task of each pair's target, or
+    None. For each quadrant there are rows for target task "all", and one set per task when the pairs of
+    the call have more than one. Measures: `metrics`.
 
-    Verdict of the estimator, first match:
-    1. Q1: "fit on labels" (what was fitted says nothing about unseen pairs);
+    overall: the gate's sentence. With it come, last, rows of quadrant "all": every unseen pair together;
+    the sentence is the estimator's verdict there for target task "all".
+
+    Any other verdict of the estimator, first match:
+    1. labels: "fit on labels" (what was fitted says nothing about unseen pairs);
     2. fewer than 30 pairs: "too few pairs (n)";
     3. exact values all equal: "exact values do not vary";
     4. R2 <= 0: "below a constant (R2 <= 0)";
@@ -86,11 +96,11 @@ def assess(
     6. "beats every baseline" (with no baseline given: "no baseline to compare with").
 
     Raises ValueError for lengths that differ, non-finite numbers (with their count), an unknown
-    `estimator` or `top` outside (0, 1].
+    `estimator`, a quadrant named "all" or `top` outside (0, 1].
     """
     z, predicted = _checked(truth, predictions, columns, quadrants, target_tasks, estimator, top)
     rows: list[QualityRow] = []
-    for quadrant, task, index in _groups(np.asarray(quadrants), target_tasks):
+    for quadrant, task, index in _groups(np.asarray(quadrants), target_tasks, overall is not None):
         group = [
             _measure(z[index], p[index], columns[index], top, n_boot, seed)
             | {
@@ -106,7 +116,8 @@ def assess(
         for values in group:
             if values["role"] == "estimator":
                 others = [other for other in group if other["role"] == "baseline"]
-                values["verdict"] = _verdict(values, others)
+                told = overall if (quadrant, task) == (POOLED, ALL_TASKS) else None
+                values["verdict"] = _verdict(values, others) if told is None else told
         rows.extend(QualityRow(**values) for values in group)
     return rows
 
@@ -132,6 +143,8 @@ def _checked(
     for name, x in given.items():
         if z.ndim != 1 or x.shape != z.shape:
             raise ValueError(f"{name} is {list(x.shape)}, the exact values are {list(z.shape)}")
+    if POOLED in np.asarray(quadrants):
+        raise ValueError(f"no quadrant may be named {POOLED!r}: that is all unseen pairs together")
     for name, x in {"exact values": z, **predicted}.items():
         bad = int((~np.isfinite(x)).sum())
         if bad:
@@ -140,19 +153,22 @@ def _checked(
 
 
 def _groups(
-    quadrants: npt.NDArray[Any], target_tasks: npt.NDArray[Any] | None
+    quadrants: npt.NDArray[Any], target_tasks: npt.NDArray[Any] | None, pooled: bool
 ) -> Iterator[tuple[str, str, Int64]]:
-    """(quadrant, target task, positions), "all" before the single tasks."""
+    """(quadrant, target task, positions): single quadrants, then "all"; in each, "all" before the tasks."""
     tasks = np.unique(target_tasks) if target_tasks is not None else np.empty(0, dtype=str)
-    for quadrant in np.unique(quadrants):
-        inside = quadrants == quadrant
-        yield str(quadrant), ALL_TASKS, np.flatnonzero(inside)
+    sets = [(str(name), quadrants == name) for name in np.unique(quadrants)]
+    unseen = ~np.isin(quadrants, LABELLED)
+    if pooled and unseen.any():
+        sets.append((POOLED, unseen))
+    for quadrant, inside in sets:
+        yield quadrant, ALL_TASKS, np.flatnonzero(inside)
         if len(tasks) < 2:
             continue
         for task in tasks:
             index = np.flatnonzero(inside & (np.asarray(target_tasks) == task))
             if len(index):
-                yield str(quadrant), str(task), index
+                yield quadrant, str(task), index
 
 
 def _measure(
@@ -169,12 +185,13 @@ def _measure(
         "recall_at_k": recall_at_k(truth, predicted, top),
         "lower": lower,
         "upper": upper,
+        "spearman_centred": spearman_centred(truth, predicted, columns),
     }
 
 
 def _verdict(row: dict[str, Any], baselines: list[dict[str, Any]]) -> str:
     """The rules in the docstring of `assess`."""
-    if row["quadrant"] == "Q1":
+    if row["quadrant"] in LABELLED:
         return "fit on labels"
     if row["n_pairs"] < MINIMUM_FOR_VERDICT:
         return f"too few pairs ({row['n_pairs']})"

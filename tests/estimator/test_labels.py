@@ -1,4 +1,4 @@
-"""Label block, audit pairs and quadrants."""
+"""Label block, scattered labels, audit pairs and quadrants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from nncift_core.estimator import BlockDesign, audit_pairs, block_design, quadrant
-from nncift_core.estimator.labels import STRATUM_LIMIT
+from nncift_core.estimator.labels import (
+    COST_SAMPLE,
+    STRATUM_LIMIT,
+    audit_unlabelled,
+    block_of,
+    cost_sample,
+    pairs_isin,
+    positions,
+    scattered_pairs,
+)
 from nncift_core.hashing import hash_rank, int63
 
 ROWS = np.array([int63(f"row {i}") for i in range(400)], dtype=np.int64)
@@ -119,3 +128,91 @@ def test_audit_takes_the_smallest_pair_hashes_across_passes():
     r, c = np.repeat(ROWS, len(COLUMNS)), np.tile(COLUMNS, len(ROWS))
     nearest = np.argsort(hash_rank(r, 5, "audit-pair", c))[:25]
     assert rows.tolist() == r[nearest].tolist() and columns.tolist() == c[nearest].tolist()
+
+
+def pair_set(rows, columns):
+    return set(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("shape", "n"),
+    [((400, 120), 0), ((400, 120), 90), ((400, 120), 1000), ((400, 100), 39_000), ((7, 5), 35), ((3, 2), 4),
+     ((60, 1), 20), ((1, 60), 20), ((1, 1), 1)],
+)  # fmt: skip
+def test_scattered_pairs_are_distinct_and_share_rows_and_columns_evenly(shape, n):
+    M, N = shape
+    rows, columns = scattered_pairs(ROWS[:M], COLUMNS[:N], n, seed=0)
+    assert rows.dtype == columns.dtype == np.int64
+    assert len(pair_set(rows, columns)) == len(rows) == n
+    for ids, found in ((ROWS[:M], rows), (COLUMNS[:N], columns)):
+        assert np.isin(found, ids).all()
+        degrees = np.array([np.count_nonzero(found == i) for i in ids])
+        assert set(degrees) <= {n // len(ids), -(-n // len(ids))}
+
+
+def test_scattered_pairs_ignore_input_order_and_duplicates_but_not_the_seed():
+    drawn = pair_set(*scattered_pairs(ROWS, COLUMNS, 700, seed=0))
+    shuffled = np.random.default_rng(1).permutation(np.concatenate([ROWS, ROWS[:30]]))
+    assert pair_set(*scattered_pairs(shuffled, COLUMNS[::-1], 700, seed=0)) == drawn
+    assert len(pair_set(*scattered_pairs(ROWS, COLUMNS, 700, seed=1)) & drawn) < 70
+
+
+def test_scattered_pairs_are_as_independent_as_random_ones():
+    # Two rows of degree 6 over 120 columns share 0.3 columns on average; rows that start on the same
+    # column (400 = 3 * 120 + 40) would share all six if the starting order showed through.
+    rows, columns = scattered_pairs(ROWS, COLUMNS, 2400, seed=0)
+    taken = np.zeros((400, 120))
+    taken[positions(ROWS, rows), positions(COLUMNS, columns)] = 1
+    shared = (taken @ taken.T)[np.triu_indices(400, 1)]
+    assert shared.mean() == pytest.approx(0.29, abs=0.02)
+    assert (shared >= 4).mean() < 1e-3
+
+
+def test_scattered_pairs_touch_the_rows_of_smallest_hash_rank_where_there_are_too_few():
+    rows, _ = scattered_pairs(ROWS, COLUMNS, 50, seed=2)
+    assert set(rows.tolist()) == set(block_of(ROWS, COLUMNS, 50, 1, 2).rows.tolist())
+
+
+@pytest.mark.parametrize("n", [-1, 4001])
+def test_scattered_pairs_refuse_more_pairs_than_there_are(n):
+    with pytest.raises(ValueError, match="there are 40 x 100 pairs"):
+        scattered_pairs(ROWS[:40], COLUMNS[:100], n, seed=0)
+
+
+def test_audit_of_scattered_labels_is_random_among_the_others():
+    labels = scattered_pairs(ROWS, COLUMNS, 2000, seed=0)
+    audit = audit_unlabelled(ROWS, COLUMNS, *labels, 300, seed=0)
+    again = audit_unlabelled(ROWS[::-1], np.roll(COLUMNS, 5), labels[0][::-1], labels[1][::-1], 300, seed=0)
+    assert len(pair_set(*audit)) == 300 and not pair_set(*audit) & pair_set(*labels)
+    assert [a.tolist() for a in audit] == [a.tolist() for a in again]
+    r, c = np.repeat(ROWS, len(COLUMNS)), np.tile(COLUMNS, len(ROWS))
+    unlabelled = ~pairs_isin(r, c, *labels)
+    r, c = r[unlabelled], c[unlabelled]
+    nearest = np.argsort(hash_rank(r, 0, "audit-pair", c))[:300]
+    assert audit[0].tolist() == r[nearest].tolist() and audit[1].tolist() == c[nearest].tolist()
+
+
+def test_audit_of_scattered_labels_takes_no_more_than_is_left():
+    labels = scattered_pairs(ROWS[:6], COLUMNS[:5], 26, seed=0)
+    audit = audit_unlabelled(ROWS[:6], COLUMNS[:5], *labels, 300, seed=0)
+    everything = pair_set(np.repeat(ROWS[:6], 5), np.tile(COLUMNS[:5], 6))
+    assert pair_set(*audit) == everything - pair_set(*labels)
+    with pytest.raises(ValueError, match="n must not be negative, got -1"):
+        audit_unlabelled(ROWS, COLUMNS, *labels, -1, seed=0)
+
+
+def test_positions_and_membership_of_pairs():
+    ids = np.array([50, -3, 20])
+    assert positions(ids, np.array([20, 7, 50, 99, -3])).tolist() == [2, -1, 0, -1, 1]
+    assert positions(ids[:0], ids).tolist() == [-1, -1, -1]
+    of = np.array([1, 1, 2]), np.array([10, 20, 20])
+    found = pairs_isin(np.array([1, 2, 2, 3, 1]), np.array([20, 20, 10, 20, 30]), *of)
+    assert found.tolist() == [True, True, False, False, False]
+    assert pairs_isin(ids, ids, ids[:0], ids[:0]).tolist() == [False] * 3
+
+
+def test_costs_are_sampled_by_hash_rank():
+    sample = cost_sample(np.concatenate([ROWS, ROWS]), seed=4)
+    assert len(set(sample.tolist())) == len(sample) == COST_SAMPLE
+    assert cost_sample(ROWS[::-1], seed=4).tolist() == sample.tolist()
+    assert sorted(cost_sample(COLUMNS, seed=4).tolist()) == sorted(COLUMNS.tolist())

@@ -82,16 +82,56 @@ def test_per_target_spearman():
     assert metrics.spearman_per_target(truth[10:14], up[:4], columns[10:14]) is None
 
 
-def test_bootstrap_ranks_each_sample_anew():
+@pytest.mark.parametrize("ranks", [True, False])
+@pytest.mark.parametrize("clustered", [True, False])
+def test_bootstrap_samples(ranks, clustered):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 6, 15).astype(float)
-    y = x + rng.integers(-2, 3, 15)
-    got = metrics._resampled(x, y, 20, np.random.default_rng(5))
+    others = [x + rng.integers(-2, 3, 15), -x, np.full(15, 0.1)]
+    clusters = np.arange(15) // 3 * 7 if clustered else None
+    got = metrics.resampled_correlation(x, others, 20, 5, ranks=ranks, clusters=clusters)
     redraw = np.random.default_rng(5)
-    for value in got:
-        held = np.bincount(redraw.integers(0, 15, 15), minlength=15)
-        expected = metrics.spearman(np.repeat(x, held), np.repeat(y, held))
-        assert value == pytest.approx(expected, abs=1e-12)
+    units = 5 if clustered else 15
+    measure = metrics.spearman if ranks else metrics.pearson
+    for b in range(20):
+        held = np.repeat(np.bincount(redraw.integers(0, units, units), minlength=units), 15 // units)
+        # The same sample for all, ranked anew.
+        for k, y in enumerate(others[:2]):
+            assert got[k, b] == pytest.approx(measure(np.repeat(x, held), np.repeat(y, held)), abs=1e-12)
+    assert np.isnan(got[2]).all()
+
+
+def test_bootstrap_in_passes_is_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 30))
+    whole = metrics.resampled_correlation(x * 1e-170, [y], 10, 3, ranks=False)
+    monkeypatch.setattr(metrics, "_FLOATS_PER_PASS", 90)
+    assert np.array_equal(metrics.resampled_correlation(x * 1e-170, [y], 10, 3, ranks=False), whole)
+    assert np.isfinite(whole).all()
+
+
+def test_centred_by_hand():
+    columns = np.array([4, 9, 4, 9, 9, 7])
+    x = a(1, 10, 3, 20, 60, 5)
+    assert metrics.column_centred(x, columns).tolist() == [-1, -20, 1, -10, 30, 0]
+    # Exactly 0 although the mean of three times 0.1 is not 0.1.
+    assert metrics.column_centred(np.full(6, 0.1), columns).tolist() == [0] * 6
+    assert metrics.column_centred(a(), columns[:0]).tolist() == []
+
+
+def test_centred_spearman_knows_no_column_effect():
+    columns = np.array([0, 0, 0, 1, 1, 1, 2])
+    truth = a(1, 2, 3, 11, 12, 13, 99)
+    assert metrics.spearman_centred(truth, columns * 10.0, columns) is None
+    assert metrics.spearman(truth, columns * 10.0) > 0.9
+    # Residuals -1, 0, 1 twice against 1, 0, -1 twice; the column with one pair is left out.
+    assert metrics.spearman_centred(truth, a(3, 2, 1, 13, 12, 11, -50), columns) == -1.0
+    assert metrics.spearman_centred(truth[5:], truth[5:], columns[5:]) is None
+
+
+def test_top_membership_shares_the_edge():
+    assert metrics.top_membership(a(5, 1, 1, 0), 2).tolist() == [1, 0.5, 0.5, 0]
+    assert metrics.top_membership(a(2, 2, 2, 2), 1).tolist() == [0.25] * 4
 
 
 def test_interval_width_and_repeatability():

@@ -31,7 +31,7 @@ def verdict(predictions, **changes):
 def test_fields_are_those_of_the_catalogue():
     assert [f.name for f in dataclasses.fields(QualityRow)] == (
         "function quadrant target_task role predictor n_pairs mse r2 pearson spearman "
-        "spearman_per_target recall_at_k lower upper verdict"
+        "spearman_per_target recall_at_k lower upper verdict spearman_centred"
     ).split()
 
 
@@ -122,6 +122,45 @@ def test_verdict_of_labels_few_pairs_and_flat_truth():
     assert flat[0].verdict == "exact values do not vary"
 
 
+def test_labels_of_a_scattered_design_are_labels():
+    quadrants = np.repeat(["labels", "unseen"], N // 2)
+    rows = table({"kernel": TRUTH + NOISE / 3}, estimator="kernel", quadrants=quadrants)
+    assert [(r.quadrant, r.verdict) for r in rows] == [
+        ("labels", "fit on labels"),
+        ("unseen", "no baseline to compare with"),
+    ]
+
+
+def test_the_gates_sentence_stands_by_all_unseen_pairs():
+    quadrants = np.array(["Q1", "Q3", "Q2", "Q4"])[np.arange(N) % 4]
+    tasks = np.where(COLUMNS < 4, "code", "maths")
+    given = {"mlp": TRUTH + NOISE, "constant": np.zeros(N)}
+    rows = table(given, quadrants=quadrants, target_tasks=tasks, overall="weak: so-so")
+    assert [r.quadrant for r in rows[-6:]] == ["all"] * 6
+    assert rows[:-6] == table(given, quadrants=quadrants, target_tasks=tasks)
+    verdicts = {(r.target_task, r.role): r.verdict for r in rows[-6:]}
+    assert verdicts["all", "estimator"] == "weak: so-so" and verdicts["all", "baseline"] == ""
+    assert verdicts["code", "estimator"] not in ("", "weak: so-so")
+    unseen = quadrants != "Q1"
+    assert rows[-6].n_pairs == 60 and rows[-6].mse == pytest.approx(np.square(NOISE[unseen]).mean())
+    only_labels = table(given, quadrants=np.full(N, "labels"), overall="weak: so-so")
+    assert [r.quadrant for r in only_labels] == ["labels", "labels"]
+
+
+def test_a_baseline_may_be_the_estimator():
+    rows = table({"means": TRUTH + NOISE, "constant": np.zeros(N)}, estimator="means")
+    assert [(r.predictor, r.role) for r in rows] == [("means", "estimator"), ("constant", "baseline")]
+    assert rows[0].verdict == "beats every baseline"
+
+
+def test_column_effects_are_told_apart():
+    effect = 10.0 * COLUMNS
+    where = {"columns": COLUMNS, "quadrants": Q4, "function": "f", "seed": 0}
+    means, rows = assess(effect + TRUTH, {"means": effect, "rows": TRUTH}, estimator="means", **where)
+    assert means.spearman > 0.9 and means.spearman_centred is None
+    assert rows.spearman < 0.5 and rows.spearman_centred == pytest.approx(1.0)
+
+
 def test_no_pairs_no_rows():
     none = np.empty(0)
     where = {"columns": none.astype(np.int64), "quadrants": none.astype(str)}
@@ -135,5 +174,7 @@ def test_wrong_input_is_named():
         table({"mlp": TRUTH, "cosine": TRUTH[1:]})
     with pytest.raises(ValueError, match="1 of 80 numbers of mlp are not finite"):
         table({"mlp": np.where(np.arange(N) == 3, np.nan, TRUTH)})
+    with pytest.raises(ValueError, match="no quadrant may be named 'all'"):
+        table({"mlp": TRUTH}, quadrants=np.full(N, "all"))
     with pytest.raises(ValueError, match=r"top must be in \(0, 1\], got 0"):
         table({"mlp": TRUTH}, top=0)

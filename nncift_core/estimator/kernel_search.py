@@ -1,0 +1,97 @@
+"""Hyperparameters of the kernel estimator and the search for them by penalised marginal likelihood.
+
+All are positive and searched as logarithms. Weak normal priors on the logarithms keep the search sane where
+labels say nothing (four rows, three columns): a group without evidence keeps a middling weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+
+from nncift_core.estimator.contract import Float64
+from nncift_core.estimator.kernel_sides import SideWeights
+
+# Means of the priors; the sum of the weights of the groups of a side starts at 1. A factor of two either way
+# is ordinary; the width of a slope may be nothing, so that a useless pair feature does no harm.
+BIAS, OWN, NOISE, WIDTH = 0.3, 0.1, 0.5, 0.01
+PRIOR_SD = 0.7
+WIDTH_SD = 2.0
+# Logarithms stay this near to their prior means: steps of the search beyond would leave float64.
+REACH = 8.0
+MAX_EVALUATIONS = 60
+FLOOR = 1e-5
+# Strength, in labels, of the prior belief that standardised labels have a scale of one.
+SCALE_LABELS = 2.0
+
+Objective = Callable[["Hyper"], tuple[float, Float64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Hyper:
+    """Values of the hyperparameters: rows, columns: weights of the sides; noise: s^2; widths [p]: prior
+    variance of each standardised pair feature's slope. All relative to one common scale of the labels."""
+
+    rows: SideWeights
+    columns: SideWeights
+    noise: float
+    widths: Float64
+
+    @classmethod
+    def of(cls, theta: Float64, row_groups: int, column_groups: int) -> Self:
+        """From (log w, log a, log d) of rows, of columns, log s^2, log widths."""
+        x = np.exp(theta)
+        r, c = row_groups, column_groups
+        return cls(
+            SideWeights(x[:r], float(x[r]), float(x[r + 1])),
+            SideWeights(x[r + 2 : r + 2 + c], float(x[r + 2 + c]), float(x[r + 3 + c])),
+            float(x[r + c + 4]) + FLOOR,
+            x[r + c + 5 :],
+        )
+
+
+def scale_of(quadratic: float, n: int) -> float:
+    """sigma^2 from y^T Sigma^-1 y of n labels: their common scale, shrunk towards one."""
+    return (quadratic + SCALE_LABELS) / (n + SCALE_LABELS)
+
+
+def search(
+    objective: Objective, groups: tuple[int, int], pair_features: int, own: tuple[bool, bool]
+) -> Hyper:
+    """The hyperparameters of least `objective` + penalty, by L-BFGS from the prior means.
+
+    objective: (negative log marginal likelihood, its slopes by the logarithms, in the order of `Hyper.of`);
+    groups: how many of rows and columns; own: whether rows, columns can have an own effect.
+    """
+    start: list[float] = []
+    for n, has in zip(groups, own, strict=True):
+        start += [1 / max(n, 1)] * n + [BIAS, OWN if has else 0.0]
+    with np.errstate(divide="ignore"):
+        prior = np.log(np.array([*start, NOISE, *[WIDTH] * pair_features]))
+    sd = np.array([PRIOR_SD] * (len(start) + 1) + [WIDTH_SD] * pair_features)
+    free = np.isfinite(prior)
+    sd = sd[free]
+    x = torch.tensor(prior[free], dtype=torch.float64, requires_grad=True)
+
+    def here() -> Float64:
+        theta: Float64 = prior.copy()
+        theta[free] = np.clip(x.detach().numpy(), prior[free] - REACH, prior[free] + REACH)
+        return theta
+
+    def value() -> float:
+        theta = here()
+        loss, slopes = objective(Hyper.of(theta, *groups))
+        away = (theta[free] - prior[free]) / sd
+        x.grad = torch.from_numpy(slopes[free] + away / sd)
+        return loss + 0.5 * float(away @ away)
+
+    optimizer = torch.optim.LBFGS(
+        [x], max_iter=MAX_EVALUATIONS, max_eval=MAX_EVALUATIONS, tolerance_grad=1e-2,
+        tolerance_change=1e-4, line_search_fn="strong_wolfe",
+    )  # fmt: skip
+    optimizer.step(value)  # type: ignore[no-untyped-call]
+    return Hyper.of(here(), *groups)
