@@ -30,6 +30,7 @@ from nncift_core.config_sections import (
     ShardsConfig,
     TargetConfig,
 )
+from nncift_core.config_sweep import SweepConfig
 from nncift_core.devices import default_dtype
 from nncift_core.errors import UserError
 from nncift_core.functions import CATALOGUE
@@ -53,6 +54,7 @@ __all__ = [
     "SelectITConfig",
     "SelectionConfig",
     "ShardsConfig",
+    "SweepConfig",
     "TEMPLATE_WITH",
     "TEMPLATE_WITHOUT",
     "TargetConfig",
@@ -78,6 +80,7 @@ class Config(Section):
     execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
     finetune: FinetuneConfig | None = None
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    sweep: SweepConfig = Field(default_factory=SweepConfig)
     base_dir: str = Field(default="", exclude=True, description="folder that relative paths start from")
 
     @model_validator(mode="after")
@@ -115,13 +118,14 @@ class Config(Section):
         """Seeds of draws and training, one model per subset and seed; one without rows to compare on."""
         return [self.seed + s for s in range(self.evaluation.seeds if self.target.test else 1)]
 
-    def labels(self) -> Literal["block"]:
-        """The label design after `auto`."""
-        return "block"
+    def labels(self) -> Literal["auto", "block", "scattered", "all-targets"]:
+        """The label design asked for; what "auto" means follows from the function's costs and the data."""
+        return self.influence.labels
 
-    def architecture(self) -> Literal["mlp", "mlp-paper"]:
-        """The estimator architecture after `auto`."""
-        return "mlp" if self.estimator.architecture == "auto" else self.estimator.architecture
+    @property
+    def asks_to_learn(self) -> bool:
+        """Whether labels or an estimator are named, so that even values that cost nothing are learned."""
+        return self.influence.labels != "auto" or self.estimator.architecture != "auto"
 
 
 def load_config(path: str | Path) -> Config:
@@ -179,18 +183,26 @@ def settled(config: Config) -> Config:
     return config.model_copy(update=found)
 
 
+def _estimator_identity(config: Config) -> list[Any]:
+    """What of `[estimator]` decides values; who stands for choice matters only where there is one."""
+    e = config.estimator
+    stand = sorted(e.candidates) if e.architecture == "auto" else []
+    return [e.architecture, stand, e.hidden, sorted(e.features), e.on_refusal, e.refit_growth]
+
+
 def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str:
     """`run_id`: hash of what decides the values, after every `auto` (design decision 4).
 
     data: role and name -> version of the rows; models: "encoder", "function" and, where one is trained,
-    "student" -> key (a function's own settings are in its key). Paths, shard sizes, devices and batch
-    sizes are left out.
+    "student" -> key (a function's own settings are in its key). Paths, shard sizes, devices, batch sizes and
+    `[sweep]` are left out.
     """
     s, i, rule = config.selection, config.influence, config.resolve_rule()
     method: dict[str, Any] = {
         "seed": config.seed,
-        "influence": [i.function, config.labels(), i.label_fraction, i.audit_pairs],
-        "estimator": [config.architecture(), config.estimator.hidden, config.estimator.refit_growth],
+        "influence": [i.function, config.labels(), i.label_fraction, i.block_ratio, i.audit_pairs],
+        "refine": [i.refine_pairs, i.refine_rounds] if i.refine_pairs else None,
+        "estimator": _estimator_identity(config),
         "rule": [rule, s.eta if rule == "flmi" else None, s.nu if rule == "flcg" else None],
         "budget": s.count if s.count is not None else s.share,
     }

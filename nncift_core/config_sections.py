@@ -201,14 +201,22 @@ class BM25Config(Section):
 class InfluenceConfig(Section):
     """`[influence]`: which exact function, and how much of the matrix is labelled by it.
 
-    label_fraction: u, the share of rows and of columns in Q1 (1 = everything exact);
-    audit_pairs: scattered exact pairs never used for fitting.
+    label_fraction: u, the share of rows and of columns in Q1 (1 = everything exact); it sets the budget of
+    every design. labels: "block" (u of the rows x u of the columns), "scattered" (pairs that touch as many
+    rows and columns as they can), "all-targets" (few rows x every column), all at the cost of that block;
+    "auto": what suits the function's costs. block_ratio: rows per column of the block, at the same number
+    of pairs (unset: u of each). audit_pairs: scattered exact pairs never used for fitting.
+    refine_pairs: exact pairs that may be bought, after the estimates, for rows near the edge of the subset,
+    in at most refine_rounds rounds.
     """
 
     function: str = "delift"
-    labels: Literal["auto", "block"] = "auto"
+    labels: Literal["auto", "block", "scattered", "all-targets"] = "auto"
     label_fraction: float = Field(default=0.05, gt=0, le=1)
+    block_ratio: float | None = Field(default=None, gt=0)
     audit_pairs: int = Field(default=300, ge=0)
+    refine_pairs: int = Field(default=0, ge=0)
+    refine_rounds: int = Field(default=3, ge=1)
     delift: DeliftConfig = Field(default_factory=DeliftConfig)
     less: LessConfig = Field(default_factory=LessConfig)
     selectit: SelectITConfig = Field(default_factory=SelectITConfig)
@@ -222,16 +230,56 @@ class InfluenceConfig(Section):
         return value
 
 
-class EstimatorConfig(Section):
-    """`[estimator]`: the InfluenceNetwork. `mlp-paper` as published, `mlp` with early stopping.
+FeatureGroup = Literal["embedding", "response", "lengths", "hidden", "error", "loss", "bm25", "proxy"]
+FEATURE_GROUPS: tuple[FeatureGroup, ...] = (
+    "embedding",
+    "response",
+    "lengths",
+    "hidden",
+    "error",
+    "loss",
+    "bm25",
+    "proxy",
+)
+LEARNED = ("mlp", "mlp-paper", "two-tower", "factor", "kernel", "ridge", "knn")
+CHEAP = ("constant", "means", "cosine", "bm25", "length", "proxy", "random")
 
-    refit_growth: an estimator is kept while at most this share of the rows (and of the columns)
-    came or went since its labels were drawn; beyond it, labels are drawn and fitted anew.
+
+class EstimatorConfig(Section):
+    """`[estimator]`: what predicts the pairs that are not computed.
+
+    architecture: "auto" (the best of `candidates` by cross-validation), or one estimator or baseline.
+    hidden: width of the networks. features: groups that estimators may read (an empty list is refused).
+    on_refusal: what a run does when the audit finds the estimates no good: select by the best cheap
+    "baseline", or "stop". refit_growth: an estimator is kept while at most this share of the rows (and of
+    the columns) came or went since its labels were drawn; beyond it, labels are drawn and fitted anew.
     """
 
-    architecture: Literal["auto", "mlp", "mlp-paper"] = "auto"
+    architecture: str = "auto"
+    candidates: list[str] = Field(
+        default_factory=lambda: ["kernel", "two-tower", "factor", "ridge", "knn", "mlp"]
+    )
     hidden: int = Field(default=100, ge=1)
+    features: list[FeatureGroup] = Field(default_factory=lambda: list(FEATURE_GROUPS), min_length=1)
+    on_refusal: Literal["baseline", "stop"] = "baseline"
     refit_growth: float = Field(default=0.25, ge=0)
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value != "auto" and value not in LEARNED + CHEAP:
+            raise ValueError(
+                f"no such estimator; there are {', '.join(map(repr, ('auto', *LEARNED, *CHEAP)))}"
+            )
+        return value
+
+    @field_validator("candidates")
+    @classmethod
+    def _learned(cls, value: list[str]) -> list[str]:
+        unknown = [name for name in value if name not in LEARNED]
+        if unknown or not value:
+            raise ValueError(f"must name some of {', '.join(map(repr, LEARNED))}")
+        return value
 
 
 class SelectionConfig(Section):

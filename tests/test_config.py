@@ -92,14 +92,29 @@ def test_run_key_ignores_where_and_how_but_not_what() -> None:
 
 
 def test_run_key_ignores_settings_of_functions_that_are_not_used() -> None:
-    auto = parse_config({**POOL, "influence": {"labels": "auto"}})
-    block = parse_config(
-        {**POOL, "influence": {"labels": "block"}, "selection": {"fraction": 0.3, "eta": 2.0}}
-    )
-    assert run_key(auto, {}, {}) == run_key(block, {}, {}), "resolved, and fl has no eta"
+    auto = parse_config(POOL)
+    eta = parse_config({**POOL, "influence": {"labels": "auto"}, "selection": {"fraction": 0.3, "eta": 2.0}})
+    assert run_key(auto, {}, {}) == run_key(eta, {}, {}), "resolved, and fl has no eta"
     other = {**POOL, "influence": {"function": "delift-se", "delift": {"template_without": "Q {prompt}"}}}
     plain = {**POOL, "influence": {"function": "delift-se"}}
     assert run_key(parse_config(other), {}, {}) == run_key(parse_config(plain), {}, {})
+
+
+def test_run_key_knows_the_label_design_and_what_is_bought_later() -> None:
+    influences: list[dict[str, object]] = [
+        {}, {"labels": "block"}, {"labels": "block", "block_ratio": 2.0}, {"labels": "scattered"},
+        {"labels": "all-targets"}, {"refine_pairs": 100}, {"refine_pairs": 100, "refine_rounds": 1},
+    ]  # fmt: skip
+    keys = [run_key(parse_config({**POOL, "influence": i}), {}, {}) for i in influences]
+    assert len(set(keys)) == len(keys)
+    idle = {**POOL, "influence": {"refine_rounds": 7}}
+    assert run_key(parse_config(idle), {}, {}) == keys[0], "no rounds without pairs to buy"
+
+
+def test_only_a_named_design_or_estimator_asks_to_learn() -> None:
+    assert not parse_config(POOL).asks_to_learn
+    for sections in ({"influence": {"labels": "block"}}, {"estimator": {"architecture": "ridge"}}):
+        assert parse_config({**POOL, **sections}).asks_to_learn
 
 
 def test_a_dumped_config_is_the_same_run() -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from nncift_core.functions import Kind
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Progress = Callable[[int], None]
 Side = Literal["row", "column"]
@@ -119,6 +120,19 @@ class InfluenceFunction(Protocol):
 
     def aggregate(self, matrix: Float32, tasks: npt.NDArray[np.int64]) -> Float32:
         """Score of every row for every task: matrix [M, N], tasks [N] (0..T-1) -> [M, T]."""
+        ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A function with `cost.per_pair` > 0 that knows how many tokens its pairs are, so that label designs
+    of one price can be drawn. Optional: without it, all pairs cost alike."""
+
+    name: str
+
+    def token_costs(self, rows: Rows, columns: Rows) -> tuple[Float64, Float64]:
+        """Tokens that the pairs of a row share, paid once per row [m], and tokens of a pair beyond these, by
+        column [n]. Loads no weights."""
         ...
 
 

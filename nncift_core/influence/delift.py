@@ -22,20 +22,22 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from nncift_core.chat import assistant, conversation_ids, user
 from nncift_core.config import Config, DeliftConfig
 from nncift_core.devices import pick
 from nncift_core.hashing import digest
-from nncift_core.influence.contract import CostModel, Float32, Int64, Pairwise, Progress, Rows
-from nncift_core.language_models import LanguageModel, language_model_key, load_language_model
+from nncift_core.influence.contract import CostModel, Float32, Float64, Int64, Pairwise, Progress, Rows
+from nncift_core.language_models import (
+    LanguageModel,
+    language_model_key,
+    load_language_model,
+    load_tokenizer,
+)
 from nncift_core.sequences import common_prefix, encode_prompts, fill, halves
 
 if TYPE_CHECKING:
     from nncift_core.influence.delift_passes import Grid, Passes
-
-Float64 = npt.NDArray[np.float64]
 
 # Pairs tokenised at once: bounds memory on large tiles.
 _WINDOW = 4096
@@ -55,10 +57,13 @@ class Delift(Pairwise):
         model_key: str,
         config: DeliftConfig | None = None,
         batch_tokens: int = 8192,
+        load_tokenizer: Callable[[], LanguageModel] | None = None,
     ) -> None:
         """load_model: gives the model when called; model_key: that model's `language_model_key`;
-        batch_tokens: tokens of a forward pass, padding included (never changes the key)."""
+        batch_tokens: tokens of a forward pass, padding included (never changes the key); load_tokenizer:
+        gives the model without weights, for `token_costs` (default: `load_model`)."""
         self._load_model = load_model
+        self._load_tokenizer = load_tokenizer or load_model
         self._model_key = model_key
         self.config = config or DeliftConfig()
         self.batch_tokens = batch_tokens
@@ -74,6 +79,7 @@ class Delift(Pairwise):
             language_model_key(config.language_model, config.base_dir),
             config.influence.delift,
             config.language_model.batch_tokens,
+            lambda: load_tokenizer(config.language_model, config.base_dir),
         )
 
     @classmethod
@@ -150,6 +156,28 @@ class Delift(Pairwise):
             sum(grid.tokens(self._passes.worthwhile(grid)) for grid in grids),
             sum(grid.tokens(shared=False) for grid in grids),
         )
+
+    def token_costs(self, rows: Rows, columns: Rows) -> tuple[Float64, Float64]:
+        """Tokens of what the prompts of a row begin with [m], and of what follows with its response [n].
+
+        Row i against k columns reads shared[i] + sum of own[j] tokens, no part longer than the context;
+        the passes without an example are left out. Loads the tokenizer only. Where tokens reach across
+        the border, what the first and the last column share stands for what all of them do.
+        """
+        counting = Delift(self._load_tokenizer, self._model_key, self.config)
+        m, n = len(rows), len(columns)
+        found = halves(lambda i, j: counting._encode(rows, columns, i, j), m, n)
+        if found is not None:
+            shared, own = [len(ids) for ids in found.prefixes], [len(ids) for ids in found.suffixes]
+        else:
+            ends = [counting._encode(rows, columns, np.arange(m), np.full(m, j)) for j in (0, n - 1)]
+            shared = [common_prefix(list(both)) for both in zip(*ends, strict=True)]
+            of_first = counting._encode(rows, columns, np.zeros(n, np.int64), np.arange(n))
+            own = [max(1, len(ids) - shared[0]) for ids in of_first]
+        answers = np.array([len(ids) - 1 for ids in counting._responses(columns)])
+        limit = np.inf if counting.model.context_length is None else counting.model.context_length
+        bos = len(counting.model.bos_ids)
+        return np.minimum(np.array(shared) + bos, limit), np.minimum(np.array(own) + answers, limit)
 
     def _measure(self, grids: Iterator[Grid], count: int, progress: Progress | None) -> Float64:
         distances = self._passes.measure(grids, count, progress)

@@ -179,11 +179,24 @@ def selected_rows(problem: Problem, path: str) -> Int64:
     return np.array([place[i] for i in table["train_id"].to_pylist()], dtype=np.int64)
 
 
-def scores_table(run_id: str, problem: Problem, choice: Choice) -> pa.Table:
-    """View `scores`: one row per pool row and target task."""
+def read_choice(problem: Problem, tables: dict[str, str]) -> tuple[Float32, Int64, npt.NDArray[np.bool_]]:
+    """Of a stored selection: every pool row's score [M] (its best task's), the order [k] of the chosen rows,
+    and whether all values behind a score are exact [M]."""
+    found = pq.read_table(problem.ws.root / tables["scores"], columns=["train_id", "score", "origin"])
+    place = {e: k for k, e in enumerate(problem.pool.example_ids.tolist())}
+    at = np.array([place[i] for i in found["train_id"].to_pylist()], np.int64)
+    scores = np.full(len(place), -np.inf, np.float32)
+    np.maximum.at(scores, at, found["score"].to_numpy().astype(np.float32))
+    exact = np.zeros(len(place), bool)
+    exact[at] = np.array(found["origin"].to_pylist()) == "exact"
+    return scores, selected_rows(problem, tables["selection"]), exact
+
+
+def scores_table(run_id: str, problem: Problem, choice: Choice, learned: bool = True) -> pa.Table:
+    """View `scores`: one row per pool row and target task; learned: by an estimator, not by a baseline."""
     rows, tasks = choice.scores.shape
     variant = "value" if problem.config.pointwise else "mean"
-    origin = np.where(choice.exact_rows, "exact", "estimated")
+    origin = np.where(choice.exact_rows, "exact", "estimated" if learned else "baseline")
     return pa.table(
         {
             "run_id": pa.array([run_id] * (rows * tasks), pa.string()).dictionary_encode(),

@@ -1,17 +1,25 @@
-"""Fitting the InfluenceNetwork on the labels and estimating every tile that lacks values."""
+"""Fitting an estimator on the labels and estimating every tile that lacks values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nncift_core.errors import RunError
-from nncift_core.estimator import InfluenceNetwork, fit
+from nncift_core.config import Config
+from nncift_core.config_sections import CHEAP
+from nncift_core.errors import RunError, UserError
+from nncift_core.estimator.choice import choose, split_audit
+from nncift_core.estimator.contract import Estimator, Features
+from nncift_core.estimator.registry import make, name_of, possible
+from nncift_core.estimator.saving import load, save
 from nncift_core.estimator.training import FIT_VERSION
 from nncift_core.hashing import digest
+from nncift_core.pipeline.estimator_features import features_key, load_features, readable
 from nncift_core.pipeline.exact import ExactPlan, exact_values
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.files import is_intact, publish, read_manifest, verify
@@ -19,6 +27,7 @@ from nncift_core.store.references import EstimatorRef
 from nncift_core.store.segments import rectangles
 
 Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
 Progress = Callable[[int], None]
 
 
@@ -31,20 +40,63 @@ class EstimateShard:
     missing: int
 
 
-def estimator_key(problem: Problem, plan: ExactPlan) -> str:
-    """Identity of the fit: function, encoder, labels, architecture, seed, algorithm version."""
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Exact values by position in `features`: row i[k] has influence values[k] on column j[k]."""
+
+    i: Int64
+    j: Int64
+    values: Float32
+
+
+def estimator_key(problem: Problem, plan: ExactPlan, architecture: str | None = None) -> str:
+    """Identity of a fit: function, features, labels, architecture, seed, algorithm version; of a choice
+    among candidates also what it is made by. architecture: another one than the config's."""
     c = problem.config
-    return digest(
-        {
-            "function": problem.keys.values,
-            "encoder": problem.keys.encoders if problem.keys.column_encoder else problem.keys.encoder,
-            "design": plan.design.ref.key,
-            "architecture": c.architecture(),
-            "hidden": c.estimator.hidden,
-            "seed": c.seed,
-            "version": FIT_VERSION,
-        }
-    )
+    name = architecture or c.estimator.architecture
+    parts: dict[str, Any] = {
+        "function": problem.keys.values,
+        "features": features_key(problem),
+        "design": plan.design.ref.key,
+        "labels": digest([part.tolist() for part in plan.labels()]),
+        "architecture": name,
+        "hidden": c.estimator.hidden,
+        "seed": c.seed,
+        "version": FIT_VERSION,
+    }
+    if name == "auto":
+        # Not the audit pairs: a growing pool draws others, and its estimator is to last as its labels do.
+        s = c.selection
+        budget = s.count if s.count is not None else s.share
+        parts["choice"] = [c.estimator.candidates, c.resolve_rule(), budget]
+    return digest(parts)
+
+
+def choosing(problem: Problem, plan: ExactPlan) -> npt.NDArray[np.bool_]:
+    """Which audit pairs [k] choose among candidates, and so cannot measure the one that is chosen."""
+    if problem.config.estimator.architecture != "auto":
+        return np.zeros(len(plan.audit_rows), bool)
+    return split_audit(plan.audit_rows, plan.audit_columns, problem.config.seed)
+
+
+def known_values(
+    problem: Problem, plan: ExactPlan, which: npt.NDArray[np.bool_]
+) -> tuple[Features, Known, Known]:
+    """Features of all rows and columns that labels and the audit pairs at `which` [k] touch, and both.
+
+    Raises RunError when exact values are missing.
+    """
+    parts = [exact_values(problem.exact_store, plan.shards, purpose) for purpose in ("label", "audit")]
+    parts[1] = tuple(part[which] for part in parts[1])  # type: ignore[assignment]
+    rows, columns, values = (np.concatenate(both) for both in zip(*parts, strict=True))
+    missing = int(np.isnan(values).sum())
+    if missing:
+        raise RunError(f"{missing} exact values are missing; run again to compute them")
+    row_ids, i = np.unique(rows, return_inverse=True)
+    column_ids, j = np.unique(columns, return_inverse=True)
+    n = len(parts[0][0])
+    labels, audit = Known(i[:n], j[:n], values[:n]), Known(i[n:], j[n:], values[n:])
+    return load_features(problem, row_ids, column_ids), labels, audit
 
 
 def find_estimator(problem: Problem, key: str) -> EstimatorRef | None:
@@ -57,55 +109,124 @@ def find_estimator(problem: Problem, key: str) -> EstimatorRef | None:
 
 
 def train(
-    problem: Problem, plan: ExactPlan, key: str, progress: Callable[[int, int], None] | None = None
+    problem: Problem,
+    plan: ExactPlan,
+    key: str,
+    architecture: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> EstimatorRef:
-    """Fit `IN_theta(emb(i) ++ emb(j)) -> influence(i, j)` on Q1 and store it."""
-    store = problem.exact_store
-    rows, columns, values = exact_values(store, plan.shards, "tile")
-    if np.isnan(values).any():
-        raise RunError(f"{int(np.isnan(values).sum())} labels are missing; run again to compute them")
-    row_ids, row_index = np.unique(rows, return_inverse=True)
-    column_ids, column_index = np.unique(columns, return_inverse=True)
-    network, report = fit(
-        problem.embeddings(row_ids, "row"),
-        problem.embeddings(column_ids, "column"),
-        row_index,
-        column_index,
-        values,
-        architecture=problem.config.architecture(),
-        hidden=problem.config.estimator.hidden,
-        seed=problem.config.seed,
-        progress=progress,
-    )
+    """Fit the configured estimator (or the best candidate, or `architecture`) on the labels; store it.
+
+    Raises UserError for an architecture that these features cannot serve.
+    """
+    c = problem.config
+    name = architecture or c.estimator.architecture
+    everything, labels, audit = known_values(problem, plan, choosing(problem, plan))
+    features = read_by(c, name, everything)
+    about: dict[str, Any] = {}
+    if name == "auto":
+        given = (audit.i, audit.j, audit.values) if len(audit.i) else None
+        stand = candidates(c, features)
+        estimator, choice = choose(
+            features,
+            labels.i,
+            labels.j,
+            labels.values,
+            candidates=stand,
+            rule=c.resolve_rule(),
+            share=_share(problem),
+            audit=given,
+            seed=c.seed,
+            progress=_counted(progress, len(stand)),
+        )
+        about = {"reason": choice.reason, "candidates": choice.as_rows()}
+    else:
+        obstacle = possible(name, features)
+        if obstacle is not None:
+            raise UserError(
+                f"{name!r} cannot be fitted here: {obstacle}",
+                field="estimator.architecture",
+                mend='Choose another one, or "auto".',
+            )
+        estimator = make(name, hidden=c.estimator.hidden)
+        estimator.fit(features, labels.i, labels.j, labels.values, seed=c.seed)
+    return _publish(problem, plan, key, estimator, len(labels.i), name == "auto", about)
+
+
+def read_by(config: Config, name: str, features: Features) -> Features:
+    """What the estimator `name` may read of `features`: baselines all, others what the config allows."""
+    cheap = name != "auto" and name_of(name) in CHEAP
+    return features if cheap else features.only(readable(config))
+
+
+def candidates(config: Config, features: Features) -> dict[str, Callable[[], Estimator]]:
+    """Who may be chosen: the configured estimators and every cheap baseline that the features can serve."""
+    names = [*config.estimator.candidates, *(name for name in CHEAP if name != "random")]
+    makers = {n: partial(make, n, hidden=config.estimator.hidden) for n in dict.fromkeys(names)}
+    return {n: maker for n, maker in makers.items() if possible(n, features) is None}
+
+
+def _counted(progress: Callable[[int, int], None] | None, total: int) -> Progress | None:
+    """`progress(done, total)` as something that is told of one more."""
+    if progress is None:
+        return None
+    done = 0
+
+    def more(n: int) -> None:
+        nonlocal done
+        done += n
+        progress(done, total)
+
+    return more
+
+
+def _share(problem: Problem) -> float:
+    rows = len(problem.pool.content_ids)
+    # Whoever selects everything has nothing to choose by: nearly everything will do.
+    return min(problem.config.selection.budget(rows) / rows, 0.99)
+
+
+def _publish(
+    problem: Problem,
+    plan: ExactPlan,
+    key: str,
+    estimator: Estimator,
+    labels: int,
+    chosen: bool,
+    about: dict[str, Any],
+) -> EstimatorRef:
     path = problem.ws.network_file(key)
     ref = EstimatorRef(
         key=key,
         path=problem.ws.relative(path),
-        architecture=problem.config.architecture(),
-        labels=report.n_labels,
-        epochs=report.epochs,
-        train_mse=report.train_mse,
-        validation_mse=report.validation_mse,
+        architecture=estimator.name,
+        learned=estimator.learned,
+        chosen=chosen,
+        labels=labels,
+        about=estimator.describe(),
+        reason=about.get("reason", ""),
+        candidates=tuple(about.get("candidates", ())),
     )
+    rows = np.unique(plan.labels()[0])
     publish(
         problem.ws.root,
         path,
-        network.save,
+        lambda part: save(estimator, part),
         kind="estimator",
         key=key,
-        rows=len(values),
+        rows=labels,
         producer="train-influence-network",
-        parents=(plan.design.ref.path, *store.files(row_ids), *problem.vectors("row").files(row_ids)),
-        meta={"reference": ref.model_dump(), "fit": asdict(report)},
+        parents=(plan.design.ref.path, *problem.exact_store.files(rows), *problem.vectors("row").files(rows)),
+        meta={"reference": ref.model_dump()},
     )
     return ref
 
 
-def load_estimator(problem: Problem, ref: EstimatorRef) -> InfluenceNetwork:
-    """The network of `ref`; raises IntegrityError when its file is damaged."""
+def load_estimator(problem: Problem, ref: EstimatorRef) -> Estimator:
+    """The estimator of `ref`; raises IntegrityError when its file is damaged."""
     path = problem.ws.root / ref.path
     verify(path)
-    return InfluenceNetwork.load(path)
+    return load(path)
 
 
 def plan_estimate(problem: Problem, ref: EstimatorRef) -> list[EstimateShard]:
@@ -123,16 +244,16 @@ def estimate_shard(
 ) -> int:
     """Predict the missing tiles of one row block, column block by column block; returns computed pairs."""
     store = problem.estimate_store(ref.key)
-    network = load_estimator(problem, ref)
+    estimator = load_estimator(problem, ref)
     rows = np.array(shard.rows, np.int64)
-    row_vectors = problem.embeddings(rows, "row")
     computed = 0
     for columns in problem.column_shards:
         missing = ~store.coverage(rows, columns)
-        vectors = problem.embeddings(columns, "column") if missing.any() else None
+        if not missing.any():
+            continue
+        features = load_features(problem, rows, columns)
         for r, k in rectangles(missing):
-            assert vectors is not None
-            values = network.predict(row_vectors[r], vectors[k])
+            values = estimator.predict(read_by(problem.config, ref.architecture, features.take(r, k)))
             store.write_tile(rows[r], columns[k], values, producer="estimate-influence", parents=(ref.path,))
             computed += values.size
             if progress:

@@ -1,4 +1,4 @@
-"""Exact influence on the labelled block (Q1) and on scattered audit pairs, resumable chunk by chunk.
+"""Exact influence on the labels and on scattered audit pairs, resumable chunk by chunk.
 
 Chunks are cut from the label design, not from what is missing, so a resumed run batches as an
 unbroken one does and its values are bit-equal.
@@ -8,18 +8,33 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from nncift_core.config import Config
-from nncift_core.estimator.labels import BlockDesign, audit_pairs, block_design
+from nncift_core.estimator.labels import (
+    BlockDesign,
+    Str,
+    audit_pairs,
+    audit_unlabelled,
+    block_of,
+    pairs_isin,
+    positions,
+    quadrant,
+    scattered_pairs,
+)
 from nncift_core.influence.contract import Float32, InfluenceFunction, Rows, Side
+from nncift_core.pipeline.exact_shards import ExactShard as ExactShard
+from nncift_core.pipeline.exact_shards import exact_values as exact_values
+from nncift_core.pipeline.exact_shards import pair_shard, pairs_of, pieces, stored_values, tile_shard
+from nncift_core.pipeline.labelling import label_costs, planned_labels
 from nncift_core.pipeline.problem import Problem
-from nncift_core.store.designs import StoredDesign, find_or_make
-from nncift_core.store.segments import SegmentStore, rectangles
+from nncift_core.store.designs import Drawn, LabelCost, StoredDesign, find_or_make
+from nncift_core.store.segments import rectangles
 
 Int64 = npt.NDArray[np.int64]
 Progress = Callable[[int], None]
@@ -29,18 +44,7 @@ CHUNK_PAIRS = 256
 CHEAP_CHUNK_PAIRS = 1 << 18
 FLUSH_SECONDS = 15.0
 AUDIT_SHARD = 2048
-
-
-@dataclass(frozen=True)
-class ExactShard:
-    """Work of one task: a block's labelled rows against the labelled columns, or some audit pairs."""
-
-    name: str
-    layout: str
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
-    pairs: int
-    missing: int
+LABEL_SHARD = 4096
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,10 @@ class ExactPlan:
         """Those that are not stored yet."""
         return sum(s.missing for s in self.shards)
 
+    def labels(self) -> tuple[Int64, Int64]:
+        """All labelled pairs as content ids (rows [k], columns [k]), in the order of `exact_values`."""
+        return pairs_of([s for s in self.shards if s.purpose == "label"])
+
 
 def audit_size(config: Config, n_rows: int, n_columns: int, labelled: int) -> int:
     """Audit pairs of a run; of a pointwise function at most half of what is not labelled, for pairs are rows
@@ -72,44 +80,83 @@ def audit_size(config: Config, n_rows: int, n_columns: int, labelled: int) -> in
 
 def plan_exact(problem: Problem) -> ExactPlan:
     """Draw (or keep) the labels, draw the audit, and find what is missing by anti-join."""
-    c, store = problem.config, problem.exact_store
+    store = problem.exact_store
     store.refresh()
+    growth = 0.0 if problem.all_exact else problem.config.estimator.refit_growth
+    design = find_or_make(
+        problem.ws,
+        problem.family(),
+        problem.rows,
+        problem.columns,
+        growth,
+        lambda rows, columns: draw_labels(problem, rows, columns),
+        problem.valued,
+    )
+    shards = _pair_labels(problem, design) if design.kind == "scattered" else _tile_labels(problem, design)
+    audit_rows, audit_columns = _audit(problem, design, sum(s.pairs for s in shards))
+    for start in range(0, len(audit_rows), AUDIT_SHARD):
+        r, k = audit_rows[start : start + AUDIT_SHARD], audit_columns[start : start + AUDIT_SHARD]
+        shards.append(pair_shard(store, f"audit {start // AUDIT_SHARD}", r, k, "audit"))
+    return ExactPlan(design, audit_rows, audit_columns, tuple(shards))
 
-    def draw(rows: Int64, columns: Int64) -> tuple[Int64, Int64]:
-        d = block_design(rows, columns, c.influence.label_fraction, c.seed)
-        return d.rows, d.columns
 
-    growth = 0.0 if problem.all_exact else c.estimator.refit_growth
-    parents = problem.valued
-    design = find_or_make(problem.ws, problem.family(), problem.rows, problem.columns, growth, draw, parents)
-    label_columns = problem.columns[np.isin(problem.columns, design.label_columns)]
+def draw_labels(problem: Problem, rows: Int64, columns: Int64) -> Drawn:
+    """A fresh label design of the configured kind out of `rows` and `columns` (content ids)."""
+    c = problem.config
+    costs = label_costs(c, rows, columns, lambda ids, side: problem.texts(ids, side=side))
+    n = planned_labels(c, len(rows), len(columns), costs)
+    cost = LabelCost(n.cost, n.block_cost, n.unit)
+    if n.kind == "scattered":
+        r, k = scattered_pairs(rows, columns, n.pairs, c.seed)
+        return Drawn(np.unique(r), np.unique(k), n.kind, r, k, cost)
+    block = block_of(rows, columns, n.rows, n.columns, c.seed)
+    return Drawn(block.rows, block.columns, n.kind, cost=cost)
+
+
+def quadrant_of_pairs(design: StoredDesign, rows: Int64, columns: Int64) -> Str:
+    """Where each pair (rows[k], columns[k]) lies: "Q1".."Q4" by its row and column; of a scattered design,
+    which has no quadrants, "labels" or "unseen"."""
+    if design.kind == "scattered":
+        labelled = pairs_isin(rows, columns, design.pair_rows, design.pair_columns)
+        return np.where(labelled, "labels", "unseen")
+    return quadrant(np.isin(rows, design.label_rows), np.isin(columns, design.label_columns))
+
+
+def _tile_labels(problem: Problem, design: StoredDesign) -> list[ExactShard]:
+    """Labelled rows of every block against the labelled columns."""
+    columns = problem.columns[np.isin(problem.columns, design.label_columns)]
     shards = []
     for block, contents in enumerate(problem.row_shards):
         rows = contents[np.isin(contents, design.label_rows)]
         if len(rows):
-            missing = int((~store.coverage(rows, label_columns)).sum())
-            shards.append(_shard(f"Q1 block {block}", "tile", rows, label_columns, missing))
-    audit_rows, audit_columns = _audit(problem, design)
-    for start in range(0, len(audit_rows), AUDIT_SHARD):
-        r, k = audit_rows[start : start + AUDIT_SHARD], audit_columns[start : start + AUDIT_SHARD]
-        missing = int(np.isnan(store.lookup(r, k)).sum())
-        shards.append(_shard(f"audit {start // AUDIT_SHARD}", "pairs", r, k, missing))
-    return ExactPlan(design, audit_rows, audit_columns, tuple(shards))
+            shards.append(tile_shard(problem.exact_store, f"Q1 block {block}", rows, columns, "label"))
+    return shards
 
 
-def _shard(name: str, layout: str, rows: Int64, columns: Int64, missing: int) -> ExactShard:
-    pairs = len(rows) * len(columns) if layout == "tile" else len(rows)
-    return ExactShard(name, layout, tuple(rows.tolist()), tuple(columns.tolist()), pairs, missing)
+def _pair_labels(problem: Problem, design: StoredDesign) -> list[ExactShard]:
+    """Scattered labels, block by block, the pairs of a row next to each other in one shard."""
+    rows, columns = design.pairs_among(problem.rows, problem.columns)
+    i = positions(problem.rows, rows)
+    order = np.lexsort((positions(problem.columns, columns), i))
+    rows, columns = rows[order], columns[order]
+    ends = np.cumsum([0, *map(len, problem.row_shards)])
+    shards: list[ExactShard] = []
+    for low, high in pairwise(np.searchsorted(i[order], ends).tolist()):
+        for piece in pieces(rows[low:high], LABEL_SHARD):
+            r, k = rows[low:high][piece], columns[low:high][piece]
+            shards.append(pair_shard(problem.exact_store, f"labels {len(shards)}", r, k, "label"))
+    return shards
 
 
-def _audit(problem: Problem, design: StoredDesign) -> tuple[Int64, Int64]:
-    rows, columns = np.isin(problem.rows, design.label_rows), np.isin(problem.columns, design.label_columns)
-    labelled = int(rows.sum() * columns.sum())
+def _audit(problem: Problem, design: StoredDesign, labelled: int) -> tuple[Int64, Int64]:
+    rows, columns, seed = problem.rows, problem.columns, problem.config.seed
     n = 0 if problem.all_exact else audit_size(problem.config, len(rows), len(columns), labelled)
     if not n:
         return np.empty(0, np.int64), np.empty(0, np.int64)
+    if design.kind == "scattered":
+        return audit_unlabelled(rows, columns, design.pair_rows, design.pair_columns, n, seed)
     labels = BlockDesign(rows=design.label_rows, columns=design.label_columns)
-    return audit_pairs(problem.rows, problem.columns, labels, n, problem.config.seed)
+    return audit_pairs(rows, columns, labels, n, seed)
 
 
 def compute_exact(
@@ -158,18 +205,22 @@ class _Work:
 
     def scattered(self, rows: Int64, columns: Int64) -> int:
         """Pairs (rows[k], columns[k]), in chunks; returns computed pairs."""
-        computed = 0
-        # Features of pairs are loaded pair by pair, so chunks stay small whatever a pair costs.
-        for start in range(0, len(rows), CHUNK_PAIRS):
-            r, k = rows[start : start + CHUNK_PAIRS], columns[start : start + CHUNK_PAIRS]
-            unknown = np.isnan(self.store.lookup(r, k))
+        done: list[tuple[Int64, Int64, Float32]] = []
+        computed, since = 0, time.monotonic()
+        # Features are loaded pair by pair, so chunks stay small whatever a pair costs; without them, the
+        # pairs of one row stay together and share what their prompts begin with.
+        alike = np.arange(len(rows)) if "features" in self.function.needs else rows
+        for piece in pieces(alike, CHUNK_PAIRS):
+            r, k = rows[piece], columns[piece]
+            unknown = np.isnan(stored_values(self.store, r, k))
             r, k = r[unknown], k[unknown]
             if len(r):
-                values = self._pairs(self._texts(r, "row"), self._texts(k, "column"))
-                self.store.write_pairs(
-                    r, k, values, producer="exact-influence", parents=self.parents, counts=self._counts()
-                )
+                done.append((r, k, self._pairs(self._texts(r, "row"), self._texts(k, "column"))))
                 computed += len(r)
+            if time.monotonic() - since > FLUSH_SECONDS:
+                self._write_pairs(done)
+                done, since = [], time.monotonic()
+        self._write_pairs(done)
         return computed
 
     def _texts(self, content_ids: Int64, side: Side) -> Rows:
@@ -195,39 +246,17 @@ class _Work:
                 rows, columns, values, producer="exact-influence", parents=self.parents, counts=self._counts()
             )
 
+    def _write_pairs(self, done: list[tuple[Int64, Int64, Float32]]) -> None:
+        if done:
+            rows, columns = (np.concatenate([d[side] for d in done]) for side in (0, 1))
+            values = np.concatenate([d[2] for d in done])
+            self.store.write_pairs(
+                rows, columns, values, producer="exact-influence", parents=self.parents, counts=self._counts()
+            )
+
     def _counts(self) -> dict[str, int]:
         """What the function counted since the last write (truncated sequences), for the manifest."""
         now = Counter(self.function.counters)
         grown = now - self.counted
         self.counted = now
         return dict(grown)
-
-
-def exact_values(
-    store: SegmentStore, shards: Sequence[ExactShard], layout: str
-) -> tuple[Int64, Int64, npt.NDArray[np.float32]]:
-    """Stored values of all shards of one layout as pairs: rows [k], columns [k], values [k]."""
-    parts: list[tuple[Int64, Int64]] = []
-    for s in shards:
-        if s.layout != layout:
-            continue
-        r, c = np.array(s.rows, np.int64), np.array(s.columns, np.int64)
-        parts.append((np.repeat(r, len(c)), np.tile(c, len(r))) if layout == "tile" else (r, c))
-    if not parts:
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
-    rows, columns = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
-    return rows, columns, _values(store, shards, layout, rows, columns)
-
-
-def _values(
-    store: SegmentStore, shards: Sequence[ExactShard], layout: str, rows: Int64, columns: Int64
-) -> npt.NDArray[np.float32]:
-    if layout == "pairs":
-        return store.lookup(rows, columns)
-    blocks = []
-    for s in shards:
-        if s.layout == "tile":
-            out = np.full((len(s.rows), len(s.columns)), np.nan, np.float32)
-            store.fill(np.array(s.rows, np.int64), np.array(s.columns, np.int64), out)
-            blocks.append(out.ravel())
-    return np.concatenate(blocks)

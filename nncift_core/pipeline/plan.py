@@ -13,17 +13,22 @@ import numpy.typing as npt
 
 from nncift_core.config import Config, settled
 from nncift_core.errors import HubUnreachable
-from nncift_core.estimator.labels import label_counts, labels_everything
+from nncift_core.estimator.label_sizes import LabelCounts
+from nncift_core.functions import CATALOGUE
 from nncift_core.hashing import content_hash, content_id
+from nncift_core.influence.contract import Rows, Side
 from nncift_core.influence.registry import Featured, create, implementation
+from nncift_core.language_models import is_local
 from nncift_core.pipeline.downstream import check_student
-from nncift_core.pipeline.embed import embeddings_needed
+from nncift_core.pipeline.embed import embedded_parts, embeddings_needed
+from nncift_core.pipeline.estimator_features import estimator_features_needed
 from nncift_core.pipeline.exact import audit_size
 from nncift_core.pipeline.features import features_needed
 from nncift_core.pipeline.inputs import Input, check_devices, check_teacher, read_inputs
+from nncift_core.pipeline.labelling import Texts, label_costs, planned_labels
 from nncift_core.pipeline.problem import POINTWISE, design_family, keys_of
 from nncift_core.pipeline.state import expected_state, needs_state
-from nncift_core.store.designs import find
+from nncift_core.store.designs import StoredDesign, find
 from nncift_core.store.runs import read_attempts, read_costs
 from nncift_core.store.workspace import Workspace
 
@@ -43,7 +48,8 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
     """Counts and forecasts of a run over `workspace`, which need not exist.
 
     Keys: pool_rows, target_rows, rows_dropped, duplicates, pairs (rows x rows; rows for a pointwise
-    function), exact_pairs (distinct contents that are labelled or audited), features (rows and target
+    function), label_design, label_pairs (scattered ones of a hub model: at most, for its tokens are not
+    known yet), exact_pairs (distinct contents that are labelled or audited), features (rows and target
     rows whose features they need, at most), forward_passes (of the language model, or as much work as
     that many, at most; None while a model cannot be looked at), test_rows, fine_tunes (models trained),
     forecast_seconds (from the costs recorded in this workspace; None while a needed stage has none),
@@ -68,18 +74,17 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
     if config.pointwise:
         columns = np.array([POINTWISE])
     pairs = len(rows) * len(columns)
-    everything = labels_everything(len(rows), len(columns), config.influence.label_fraction)
-    own_rows = _contents(pool)
-    label_rows, label_columns = _labelled(config, ws, own_rows, rows, columns)
-    labelled = label_rows * label_columns
-    audit = 0 if everything else audit_size(config, len(rows), len(columns), labelled)
-    exact = labelled + audit
+    labels = _labelled(config, ws, inputs, _contents(pool), rows, columns)
+    everything = labels.pairs == pairs
+    audit = 0 if everything else audit_size(config, len(rows), len(columns), labels.pairs)
+    exact = labels.pairs + audit
     # Each audit pair may bring a row and a column of its own.
-    touched = min(len(rows), label_rows + audit), min(len(columns), label_columns + audit)
+    touched = min(len(rows), labels.rows + audit), min(len(columns), labels.columns + audit)
     features = sum(touched) if features_needed(config) else 0
     items = {
         "ingest": sum(len(i.examples) for i in inputs),
-        "embed": contents if embeddings_needed(config) else 0,
+        "embed": contents * len(embedded_parts(config)) if embeddings_needed(config) else 0,
+        "estimator-features": contents if not everything and estimator_features_needed(config) else 0,
         "prepare-function": int(needs_state(config)),
         "features": features,
         "exact-influence": exact,
@@ -93,6 +98,8 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
         "rows_dropped": sum(len(i.report.dropped) for i in inputs),
         "duplicates": sum(i.report.duplicates for i in inputs),
         "pairs": pool_rows * (1 if config.pointwise else target_rows),
+        "label_design": labels.kind,
+        "label_pairs": labels.pairs,
         "exact_pairs": exact,
         "features": features,
         "forward_passes": _forward_passes(config, exact, *touched),
@@ -132,24 +139,55 @@ def _contents(inputs: list[Input]) -> Int64:
     return np.fromiter(ids, np.int64, len(ids))
 
 
-def _labelled(config: Config, ws: Workspace, pool: Int64, rows: Int64, columns: Int64) -> tuple[int, int]:
-    """Labelled rows and columns: those of the design that a run would keep, else of a fresh draw."""
+def _labelled(
+    config: Config, ws: Workspace, inputs: list[Input], pool: Int64, rows: Int64, columns: Int64
+) -> LabelCounts:
+    """The labels of the design that a run would keep, else of a fresh draw."""
+    fresh = planned_labels(config, len(rows), len(columns))
     try:
         keys = keys_of(config)
     except HubUnreachable as e:
         logger.warning("%s", e)
-        return label_counts(len(rows), len(columns), config.influence.label_fraction)
+        return fresh
     keys = keys.with_state(expected_state(ws, config, keys, pool))
-    growth = (
-        0.0
-        if labels_everything(len(rows), len(columns), config.influence.label_fraction)
-        else config.estimator.refit_growth
-    )
+    everything = fresh.pairs == len(rows) * len(columns)
+    growth = 0.0 if everything else config.estimator.refit_growth
     kept = find(ws, design_family(config, keys), rows, columns, growth)
-    if kept is None:
-        return label_counts(len(rows), len(columns), config.influence.label_fraction)
-    present = np.isin(rows, kept.label_rows).sum(), np.isin(columns, kept.label_columns).sum()
-    return int(present[0]), int(present[1])
+    if kept is not None:
+        return _kept(kept, rows, columns)
+    # Only their tokens say how many pairs that share nothing a block is worth.
+    asks_texts = fresh.kind != "block" and fresh.unit == "pairs"
+    teacher = CATALOGUE[config.influence.function].teacher
+    if asks_texts and (not teacher or is_local(config.language_model, config.base_dir)):
+        costs = label_costs(config, rows, columns, _texts(inputs))
+        return planned_labels(config, len(rows), len(columns), costs)
+    return fresh
+
+
+def _kept(design: StoredDesign, rows: Int64, columns: Int64) -> LabelCounts:
+    """What of a stored design lies among `rows` and `columns`; its price is no matter here."""
+    labelled = [np.intersect1d(rows, design.label_rows), np.intersect1d(columns, design.label_columns)]
+    pairs = len(labelled[0]) * len(labelled[1])
+    if design.kind == "scattered":
+        r, k = design.pairs_among(rows, columns)
+        labelled, pairs = [np.unique(r), np.unique(k)], len(r)
+    return LabelCounts(design.kind, len(labelled[0]), len(labelled[1]), pairs, 0, 0, "")
+
+
+def _texts(inputs: list[Input]) -> Texts:
+    """Texts of content ids, from the rows as read."""
+    found = {
+        content_id(content_hash(e.prompt, e.response)): (e.prompt, e.response)
+        for i in inputs
+        if i.role != "test"
+        for e in i.examples
+    }
+
+    def texts(ids: Int64, side: Side) -> Rows:
+        pairs = [found[c] for c in ids.tolist()]
+        return Rows(ids, tuple(p for p, _ in pairs), tuple(r for _, r in pairs))
+
+    return texts
 
 
 def _seconds(config: Config, items: dict[str, int], ws: Workspace) -> float | None:

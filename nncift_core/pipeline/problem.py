@@ -8,13 +8,15 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from nncift_core.config import Config
+from nncift_core.config import TEMPLATE_WITHOUT, Config
 from nncift_core.encoders import encoder_key
-from nncift_core.estimator.labels import labels_everything
 from nncift_core.finetune import student_key
+from nncift_core.forward_features import forward_key
 from nncift_core.hashing import digest
 from nncift_core.influence.contract import Rows, Side
 from nncift_core.influence.registry import function_key
+from nncift_core.language_models import language_model_key
+from nncift_core.pipeline.labelling import label_fraction, label_rule, planned_labels
 from nncift_core.store.datasets import Dataset
 from nncift_core.store.references import DatasetRef
 from nncift_core.store.segments import SegmentStore
@@ -71,10 +73,21 @@ def keys_of(config: Config) -> Keys:
 
 
 def design_family(config: Config, keys: Keys) -> str:
-    """What label designs share: function, encoder, kind of labels, fraction, seed. Not the data: which
+    """What label designs share: function, encoder, rule of the labels, fraction, seed. Not the data: which
     design fits which rows is decided by their contents."""
-    labels = [config.labels(), config.influence.label_fraction, config.seed]
+    ratio = config.influence.block_ratio
+    labels = [label_rule(config), label_fraction(config), config.seed, *([ratio] if ratio else [])]
     return digest([keys.values, *keys.encoders, *labels])
+
+
+def prompt_template(config: Config) -> tuple[str, str]:
+    """The text before a response where the job's function reads an example by itself, and its setting."""
+    i = config.influence
+    own = {
+        "delift": (i.delift.template_without, "influence.delift.template_without"),
+        "less": (i.less.template, "influence.less.template"),
+    }
+    return own.get(i.function, (TEMPLATE_WITHOUT, "language_model.template"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +179,8 @@ class Problem:
     @property
     def all_exact(self) -> bool:
         """Whether every pair is labelled, so that nothing is fitted."""
-        return labels_everything(len(self.rows), len(self.columns), self.config.influence.label_fraction)
+        shape = len(self.rows), len(self.columns)
+        return planned_labels(self.config, *shape).pairs == shape[0] * shape[1]
 
     @cached_property
     def _vectors(self) -> dict[str, VectorStore]:
@@ -175,6 +189,20 @@ class Problem:
     def vectors(self, side: Side) -> VectorStore:
         """Embeddings of rows or of columns; one store where both are embedded alike."""
         return self._vectors[self.keys.encoders[0 if side == "row" else -1]]
+
+    @cached_property
+    def _response_vectors(self) -> dict[str, VectorStore]:
+        return {key: VectorStore(self.ws, digest([key, "response"])) for key in self.keys.encoders}
+
+    def response_vectors(self, side: Side) -> VectorStore:
+        """Embeddings of the responses alone, of rows or of columns; one store as for `vectors`."""
+        return self._response_vectors[self.keys.encoders[0 if side == "row" else -1]]
+
+    @cached_property
+    def forward_store(self) -> VectorStore:
+        """Forward-pass features of the language model (`nncift_core.forward_features`), by content."""
+        model = language_model_key(self.config.language_model, self.config.base_dir)
+        return VectorStore(self.ws, forward_key(model, prompt_template(self.config)[0]), "features")
 
     @cached_property
     def _features(self) -> dict[Side, VectorStore]:

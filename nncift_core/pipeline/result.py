@@ -10,7 +10,9 @@ import pyarrow as pa
 from nncift_core.influence.contract import CostModel
 from nncift_core.influence.registry import implementation
 from nncift_core.pipeline.embed import embeddings_needed
+from nncift_core.pipeline.estimator_features import estimator_features_needed
 from nncift_core.pipeline.exact import ExactPlan
+from nncift_core.pipeline.labelling import learning_pointless
 from nncift_core.pipeline.problem import SIDES, Problem
 from nncift_core.store.datasets import Dataset
 from nncift_core.store.files import sum_counts
@@ -42,10 +44,13 @@ def _side(side: str, dataset: Dataset, labelled: Any, *, candidate: bool) -> pa.
     )
 
 
-def run_facts(problem: Problem, plan: ExactPlan, exact_pairs_used: int) -> dict[str, Any]:
+def run_facts(
+    problem: Problem, plan: ExactPlan, exact_pairs_used: int, refined_pairs: int = 0
+) -> dict[str, Any]:
     """What a person should hear of the run: labels, what was cut, dropped or found twice.
 
-    Counts of cut texts are summed over all stored values the run uses, computed now or reused.
+    refined_pairs: exact pairs bought after the estimates. Counts of cut texts are summed over all stored
+    values the run uses, computed now or reused.
     """
     files = set(problem.exact_store.files(problem.rows))
     for side, ids in zip(SIDES, (problem.rows, problem.columns), strict=True):
@@ -53,6 +58,8 @@ def run_facts(problem: Problem, plan: ExactPlan, exact_pairs_used: int) -> dict[
             files.update(problem.vectors(side).files(ids))
         if "features" in implementation(problem.config).needs:
             files.update(problem.features(side).files(ids))
+        if not problem.all_exact and estimator_features_needed(problem.config):
+            files.update(problem.forward_store.files(ids))
     refs = [d.ref for d in problem.datasets]
     unread = sum(d.ref.rows for d in problem.of_role("target")) if problem.config.pointwise else 0
     return {
@@ -62,16 +69,33 @@ def run_facts(problem: Problem, plan: ExactPlan, exact_pairs_used: int) -> dict[
         "target_rows_not_read": unread,
         "exact_is_cheap": not problem.all_exact and implementation(problem.config).cost == CostModel(),
         "kind": "pointwise" if problem.config.pointwise else "pairwise",
-        "labelled_rows": plan.design.ref.rows,
-        "labelled_columns": plan.design.ref.columns,
-        "labels_kept_from_earlier_run": plan.design.ref.reused,
-        "exact_pairs_from_other_runs": max(0, exact_pairs_used - plan.pairs),
+        **_label_facts(problem, plan),
+        "exact_pairs_from_other_runs": max(0, exact_pairs_used - plan.pairs - refined_pairs),
     }
+
+
+def _label_facts(problem: Problem, plan: ExactPlan) -> dict[str, Any]:
+    """The label design: its kind, size and cost, and what of it went away with the rows it was drawn on."""
+    ref, pairs = plan.design.ref, len(plan.labels()[0])
+    facts: dict[str, Any] = {
+        "label_design": ref.kind,
+        "label_pairs": pairs,
+        "label_pairs_gone": max(0, ref.pairs - pairs),
+        "labelled_rows": ref.rows,
+        "labelled_columns": ref.columns,
+        "labels_kept_from_earlier_run": ref.reused,
+        "learning_pointless": int(learning_pointless(problem.config)),
+    }
+    if ref.cost is not None:
+        facts |= {"label_cost": ref.cost, "label_block_cost": ref.block_cost}
+        facts["label_cost_unit"] = ref.cost_unit
+    return facts
 
 
 def result_record(
     problem: Problem,
     run_id: str,
+    plan: ExactPlan,
     ref: EstimatorRef | None,
     tables: dict[str, str],
     facts: dict[str, Any],
@@ -89,7 +113,10 @@ def result_record(
             "function": problem.config.influence.function,
             "function_key": problem.keys.values,
             "encoder_key": problem.keys.encoder,
+            "design": plan.design.kind,
             "predictor": ref.architecture if ref else None,
+            "learned": ref.learned if ref else True,
+            "half_width": facts.get("interval_half_width"),
             "estimator": ref.model_dump() if ref else None,
             "exact": exact.files(problem.rows),
             "estimates": estimates.files(problem.rows) if estimates else [],

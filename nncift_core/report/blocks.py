@@ -11,8 +11,8 @@ from nncift_core.text import clip, one_line, visible
 
 NOTHING = "–"
 SHORT, CELL, LONG = 24, 80, 400
-GOOD = ("better", "beats every baseline")
-BAD = ("worse", "no better", "below a constant")
+GOOD = ("better", "beats every baseline", "trusted")
+BAD = ("worse", "no better", "below a constant", "refused")
 
 
 def _significant(value: float) -> str:

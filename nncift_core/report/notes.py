@@ -22,3 +22,13 @@ NOTES = {
     "test_rows_in_target": "held-out rows are also among the rows valued against",
     "exact_pairs_from_other_runs": "exact values beyond this run's own labels and audit come from other runs",
 }
+
+# Read as they stand, where the fact of that name is true.
+FLAGS = {
+    "labels_kept_from_earlier_run": (
+        "labels and estimator of an earlier run were kept (the pool changed little)"
+    ),
+    "learning_pointless": (
+        "exact values cost next to nothing here, so all were computed and nothing was learned"
+    ),
+}

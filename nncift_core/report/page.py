@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nncift_core.report import outcome, record, values
+from nncift_core.report import comparison, outcome, record, trust, values
 from nncift_core.report.queries import Data, Reader
 from nncift_core.store.workspace import Workspace
 from nncift_core.text import one_line
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 SECTIONS = (
     outcome.head,
-    outcome.comparison,
+    comparison.comparison,
+    trust.trust,
     outcome.subset,
     values.influence,
-    values.quality,
     values.costs,
     record.warnings,
     record.other_runs,

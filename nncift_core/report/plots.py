@@ -162,33 +162,74 @@ def _outline(edges: Sequence[tuple[float, float]], counts: list[int]) -> tuple[l
     return [*xs, xs[-1]], [*ys, 0.0]
 
 
-def intervals(rows: Sequence[dict[str, Any]], label: str) -> str:
-    """Spearman with its interval per quadrant, one colour per predictor; the first predictor is filled."""
-    quadrants = sorted({r["quadrant"] for r in rows})
-    predictors = list(dict.fromkeys(r["predictor"] for r in rows))
-    step = 0.7 / max(len(predictors), 1)
+def intervals(blocks: Sequence[Sequence[dict[str, Any]]], label: str) -> str:
+    """Spearman with its interval, a line each, in blocks that stand apart.
+
+    A line: name, spearman, lower, upper (or None), own: whether it is the estimator's, whose dot is filled.
+    """
+    placed, place = [], 0.0
+    for block in blocks:
+        for row in block:
+            placed.append((place, row))
+            place += 1
+        place += 0.6
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for n, predictor in enumerate(predictors):
-            mine = [r for r in rows if r["predictor"] == predictor]
-            places = [quadrants.index(r["quadrant"]) - 0.35 + step * (n + 0.5) for r in mine]
-            colour = COLOURS[n % len(COLOURS)]
-            for r, place in zip(mine, places, strict=True):
-                if r["lower"] is not None:
-                    axes.plot([r["lower"], r["upper"]], [place, place], color=colour, linewidth=2)
-            fill = colour if n == 0 else "white"
-            axes.plot(
-                [r["spearman"] for r in mine],
-                places,
-                "o",
-                color=colour,
-                markerfacecolor=fill,
-                label=predictor,
-            )
+        for y, row in placed:
+            colour = BLUE if row["own"] else GREY
+            if row["lower"] is not None:
+                axes.plot([row["lower"], row["upper"]], [y, y], color=colour, linewidth=2)
+            fill = colour if row["own"] else "white"
+            axes.plot([row["spearman"]], [y], "o", color=colour, markerfacecolor=fill)
         axes.axvline(0, color=GREY, linewidth=0.8)
-        _names(axes, quadrants)
+        axes.set_yticks([y for y, _ in placed], [one_line(row["name"], 26) for _, row in placed])
+        axes.set_ylim(placed[-1][0] + 0.6, -0.6)
+        axes.grid(axis="y", visible=False)
         axes.set_xlabel(label)
-        _legend(axes, min(len(predictors), 3))
 
-    return _image(1.4 + 0.5 * len(quadrants), draw)
+    return _image(0.9 + 0.26 * place, draw)
+
+
+def scatter(x: Sequence[float], y: Sequence[float], counts: Sequence[int], labels: tuple[str, str]) -> str:
+    """A dot per cell of pairs, its area by how many they are, and the diagonal where x is y."""
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.axline(
+            (0, 0), slope=1, color=RED, linewidth=1.2, linestyle="--", zorder=3, label="predicted = exact"
+        )
+        # Single pairs stay visible beside cells of hundreds.
+        areas = [min(14 * n**0.6, 240.0) for n in counts]
+        axes.scatter(x, y, s=areas, color=BLUE, alpha=0.4, linewidths=0)
+        # The line alone must not widen the view.
+        for ends, given in ((axes.set_xlim, x), (axes.set_ylim, y)):
+            low, high = min(given), max(given)
+            edge = 0.06 * (high - low) or 0.1 * abs(low) or 1.0
+            ends(low - edge, high + edge)
+        axes.locator_params(nbins=5)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        _legend(axes, 1)
+
+    return _image(3.6, draw)
+
+
+def curve(
+    measured: Sequence[tuple[float, float]], expected: Sequence[tuple[float, float]], labels: tuple[str, str]
+) -> str:
+    """Points joined by a line, and dashed beyond their last one to points that are only `expected`."""
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot(*zip(*measured, strict=True), "o-", color=BLUE, label="measured")
+        if expected:
+            xs, ys = zip(*measured[-1:], *expected, strict=True)
+            axes.plot(xs, ys, "--", color=ORANGE)
+            axes.plot(xs[1:], ys[1:], "o", color=ORANGE, markerfacecolor="white", label="extrapolated")
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        axes.set_xlim(left=0)
+        _legend(axes, 2)
+
+    return _image(2.9, draw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,16 @@ class Reader:
         flat = " ".join(sql.split())
         return Data(flat, rows(self.ws, flat, "all"), "all")
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether the run's function values each row by itself."""
+        return self.ask(FACTS).where("fact", "kind").first.get("text") == "pointwise"
+
+    @property
+    def unit(self) -> str:
+        """What an exact value belongs to, in the plural."""
+        return "rows" if self.pointwise else "pairs"
+
 
 def count(sql: str) -> str:
     """How many rows `sql` gives."""
@@ -76,9 +87,6 @@ ATTEMPT = f"""SELECT attempt, strftime(CAST(started_at AS TIMESTAMP), '%Y-%m-%d 
 DATASETS = """SELECT role, dataset, count(*) AS rows, count(DISTINCT coalesce(source, dataset)) AS sources,
  count(DISTINCT coalesce(task, dataset)) AS tasks FROM examples GROUP BY role, dataset
  ORDER BY list_position(['pool', 'existing', 'target', 'test'], role), dataset"""
-
-VERDICTS = """SELECT quadrant, predictor, verdict FROM estimator_quality
- WHERE target_task = 'all' AND role = 'estimator' AND quadrant <> 'Q1' ORDER BY quadrant DESC"""
 
 EVALUATION = f"""SELECT {_SUBSET.format("subset", "subset")} AS trained_on, count(DISTINCT seed) AS seeds,
  avg(n_train) AS rows, avg(n_tokens) AS tokens, avg(value) FILTER (metric = 'loss') AS loss,
@@ -140,9 +148,13 @@ GAINS = f"""SELECT min(rank) AS first_rank, max(rank) AS last_rank, max(gain) AS
 PICKS = """SELECT rank, score, gain, coalesce(source, dataset) AS source, prompt, response
  FROM selection JOIN examples ON example_id = train_id ORDER BY rank LIMIT 10"""
 
-INFLUENCE = """SELECT quadrant, origin, count(*) AS pairs, count(*) / sum(count(*)) OVER () AS share,
- min(influence) AS lowest, max(influence) AS highest,
- count(*) FILTER (influence > 0) / count(*) AS positive FROM influence GROUP BY ALL ORDER BY ALL"""
+# Scattered labels make no quadrants.
+_QUADRANT = "coalesce(quadrant, 'scattered')"
+_ORIGINS = "['exact', 'estimated', 'baseline']"
+INFLUENCE = f"""SELECT {_QUADRANT} AS quadrant, origin, count(*) AS pairs,
+ count(*) / sum(count(*)) OVER () AS share, min(influence) AS lowest, max(influence) AS highest,
+ count(*) FILTER (influence > 0) / count(*) AS positive FROM influence GROUP BY 1, origin
+ ORDER BY 1, list_position({_ORIGINS}, origin)"""
 
 EXACT = """SELECT count(*) FILTER (origin = 'exact') AS exact, count(*) AS pairs,
  count(*) FILTER (origin = 'exact') / count(*) AS share FROM influence"""
@@ -150,22 +162,26 @@ EXACT = """SELECT count(*) FILTER (origin = 'exact') AS exact, count(*) AS pairs
 EXACT_SCORES = """SELECT min(function) AS function, count(*) FILTER (origin = 'exact') AS exact,
  count(*) AS rows, count(*) FILTER (origin = 'exact') / count(*) AS share FROM scores"""
 
-HISTOGRAM_PARTS = tuple(
-    (q, o) for q in ("Q1", "Q2", "Q3", "Q4") for o in ("exact", "estimated") if (q, o) != ("Q1", "estimated")
-)
 _BIN = (
     f"coalesce(least({BINS - 1}, floor((CAST({{0}} AS DOUBLE) - low) / nullif(high - low, 0) * {BINS})), 0)"
 )
 _EDGES = (
     f"low + bin * (high - low) / {BINS} AS from_value, low + (bin + 1) * (high - low) / {BINS} AS to_value"
 )
-_COUNTS = ", ".join(
-    f"count(*) FILTER (quadrant = '{q}' AND origin = '{o}') AS {q.lower()}_{o}" for q, o in HISTOGRAM_PARTS
-)
-HISTOGRAM = f"""WITH ends AS (SELECT CAST(min(influence) AS DOUBLE) AS low,
+
+OTHERS = "SELECT DISTINCT origin FROM {} WHERE origin <> 'exact' ORDER BY origin"
+
+
+def histogram(parts: Sequence[tuple[str, str]]) -> str:
+    """Pairs by influence, a column for each (quadrant, origin) of `parts`, as `INFLUENCE` names them."""
+    counts = ", ".join(
+        f"count(*) FILTER (part = '{q}' AND origin = '{o}') AS {q.lower()}_{o}" for q, o in parts
+    )
+    return f"""WITH ends AS (SELECT CAST(min(influence) AS DOUBLE) AS low,
  CAST(max(influence) AS DOUBLE) AS high FROM influence),
- binned AS (SELECT quadrant, origin, low, high, {_BIN.format("influence")} AS bin
- FROM influence, ends) SELECT {_EDGES}, {_COUNTS} FROM binned GROUP BY bin, low, high ORDER BY bin"""
+ binned AS (SELECT {_QUADRANT} AS part, origin, low, high, {_BIN.format("influence")} AS bin
+ FROM influence, ends) SELECT {_EDGES}, {counts} FROM binned GROUP BY bin, low, high ORDER BY bin"""
+
 
 _SCORED = """scored AS (SELECT train_id, max(score) AS score, min(origin) AS origin FROM scores
  GROUP BY train_id)"""
@@ -186,16 +202,10 @@ def extremes(order: str) -> str:
  ORDER BY b.score {order}, b.train_id"""
 
 
-_QUALITY = "predictor, n_pairs, r2, spearman, lower, upper, spearman_per_target, recall_at_k, verdict"
-QUALITY = f"""SELECT quadrant, {_QUALITY} FROM estimator_quality WHERE target_task = 'all'
- ORDER BY quadrant, role DESC, predictor"""
-QUALITY_BY_TASK = """SELECT target_task, quadrant, n_pairs, r2, spearman, lower, upper, verdict
- FROM estimator_quality WHERE target_task <> 'all' AND role = 'estimator' AND quadrant <> 'Q1'
- ORDER BY target_task, quadrant"""
-
 # The stage that writes the report is left out: it is not over while the report is written.
-_STAGES = """['ingest', 'embed', 'prepare-function', 'features', 'exact-influence', 'train-influence-network',
- 'estimate-influence', 'select', 'fine-tune', 'evaluate']"""
+_STAGES = """['ingest', 'embed', 'prepare-function', 'features', 'exact-influence', 'estimator-features',
+ 'train-influence-network', 'assess-estimator', 'fit-baseline', 'estimate-influence', 'select',
+ 'refine-exact', 'fine-tune', 'evaluate']"""
 _NOW = "attempt = (SELECT max(attempt) FROM costs) AND stage <> 'report'"
 COSTS = f"""SELECT stage, items, computed, reused, seconds, peak_rss_mb FROM costs WHERE {_NOW}
  ORDER BY list_position({_STAGES}, stage), stage, device"""

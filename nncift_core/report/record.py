@@ -9,8 +9,10 @@ from nncift_core.config_toml import to_toml
 from nncift_core.errors import IntegrityError
 from nncift_core.report import queries
 from nncift_core.report.blocks import Code, Items, Pre, Section, Sentence, mood, say, table, value
-from nncift_core.report.notes import NOTES
+from nncift_core.report.notes import FLAGS, NOTES
 from nncift_core.report.queries import Reader
+from nncift_core.report.trust import verdict_lines
+from nncift_core.report.trust_queries import PARTS, VERDICT
 from nncift_core.text import clip, visible
 
 CONFIG, COMMAND = 20_000, 2_000
@@ -25,8 +27,7 @@ def warnings(r: Reader) -> Section:
         for fact, text in NOTES.items()
         if known.get(fact)
     ]
-    if known.get("labels_kept_from_earlier_run"):
-        found.append(say("Labels and estimator of an earlier run were kept (the pool changed little)."))
+    found += [say(f"{text[0].upper()}{text[1:]}.") for fact, text in FLAGS.items() if known.get(fact)]
     found += _weak_estimates(r) + _weak_gains(r)
     idle = r.ask(queries.IDLE)
     if idle.first["idle"]:
@@ -40,11 +41,17 @@ def warnings(r: Reader) -> Section:
 
 
 def _weak_estimates(r: Reader) -> list[Sentence]:
-    """A line per quadrant whose estimates earn no trust."""
-    verdicts = r.ask(queries.VERDICTS)
-    lines = []
-    for row in verdicts.rows:
-        one = verdicts.where("quadrant", row["quadrant"])
+    """The verdict on the estimates unless they are trusted, and a line per part that earns no trust.
+
+    Parts of refused estimates are left out: nothing was chosen by them.
+    """
+    level = r.ask(VERDICT).first.get("level")
+    lines = [] if level in (None, "trusted") else verdict_lines(r)
+    if level == "refused":
+        return lines
+    parts = r.ask(PARTS)
+    for row in parts.rows:
+        one = parts.where("quadrant", row["quadrant"])
         if mood(row["verdict"]) != "good":
             line = say("The estimates of {} by {}:", value(one, "quadrant"), value(one, "predictor"))
             lines.append(Sentence(line.parts, mood(row["verdict"]), value(one, "verdict")))

@@ -1,11 +1,11 @@
-"""The sections on the values themselves: influence, how good its estimates are, what they cost."""
+"""The sections on the values themselves: influence and scores, and what they cost."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from nncift_core.report import plots, queries
-from nncift_core.report.blocks import Plot, Section, Title, say, table, value
+from nncift_core.report.blocks import Plot, Section, Sentence, Title, say, table, value
 from nncift_core.report.queries import Data, Reader
 
 
@@ -24,32 +24,50 @@ def influence(r: Reader) -> Section:
     return section
 
 
+def _rest(r: Reader, view: str, unit: str) -> Sentence:
+    """How what is not exact came about."""
+    found = r.ask(queries.OTHERS.format(view))
+    if not found.rows:
+        return say("")
+    if found.first["origin"] == "baseline":
+        used = r.ask(queries.FACTS).where("fact", "estimator_used")
+        name = value(used, "text") if used.rows else value(found, "origin")
+        return say(" What is not exact is filled by the cheap baseline “{}”.", name)
+    return say(f" What is not exact is estimated from features of the {unit}.")
+
+
 def _single_values(r: Reader) -> list[Any]:
     """What there is to show of a function that values each row by itself."""
     exact = r.ask(queries.EXACT_SCORES)
-    return [
-        say(
-            "{} gives every pool row one value of its own, whatever the target. {} of {} values are exact "
-            "({}); what is not exact is estimated from the row’s embedding.",
-            value(exact, "function"), value(exact, "exact", "int"), value(exact, "rows", "int"),
-            value(exact, "share", "share"),
-        ),
-        _scores(r),
-    ]  # fmt: skip
+    line = say(
+        "{} gives every pool row one value of its own, whatever the target. {} of {} values are exact ({}).",
+        value(exact, "function"), value(exact, "exact", "int"), value(exact, "rows", "int"),
+        value(exact, "share", "share"),
+    )  # fmt: skip
+    return [Sentence((*line.parts, *_rest(r, "scores", "row").parts)), _scores(r)]
+
+
+_QUADRANTS = (
+    " Q1 pairs a labelled row with a labelled target (the estimator was fitted on these), Q2 a labelled row "
+    "with another target, Q3 another row with a labelled target, Q4 neither."
+)
+_SCATTERED = " Labels were scattered over all rows and targets: there are no quadrants."
 
 
 def _pairs(r: Reader, exact: Data) -> list[Any]:
     """How influence of pairs is distributed."""
+    found = r.ask(queries.INFLUENCE)
+    scattered = found.where("quadrant", "scattered").rows
+    line = say(
+        "Influence says how much a pool row helps a target row; positive helps. {} of {} pairs are "
+        "exact ({}).",
+        value(exact, "exact", "int"), value(exact, "pairs", "int"), value(exact, "share", "share"),
+    )  # fmt: skip
+    rest = _rest(r, "influence", "pair")
     return [
-        say(
-            "Influence says how much a pool row helps a target row; positive helps. {} of {} pairs are "
-            "exact ({}); what is not is estimated. Q1 pairs a labelled row with a labelled target (the "
-            "estimator was fitted on these), Q2 a labelled row with another target, Q3 another row with a "
-            "labelled target, Q4 neither.",
-            value(exact, "exact", "int"), value(exact, "pairs", "int"), value(exact, "share", "share"),
-        ),
+        Sentence((*line.parts, *rest.parts, _SCATTERED if scattered else _QUADRANTS)),
         table(
-            r.ask(queries.INFLUENCE),
+            found,
             "quadrant", "origin", "pairs:int", "share:share", "lowest:score", "highest:score",
             "positive:share",
         ),
@@ -64,19 +82,20 @@ def _pairs(r: Reader, exact: Data) -> list[Any]:
 
 
 def _distribution(r: Reader) -> Plot:
-    found = r.ask(queries.HISTOGRAM)
+    present = [(row["quadrant"], row["origin"]) for row in r.ask(queries.INFLUENCE).rows]
+    found = r.ask(queries.histogram(present))
     edges = [(row["from_value"], row["to_value"]) for row in found.rows]
     panels: dict[str, dict[str, list[int]]] = {}
-    for quadrant, origin in queries.HISTOGRAM_PARTS:
+    for quadrant, origin in present:
         counts = [row[f"{quadrant.lower()}_{origin}"] for row in found.rows]
-        if any(counts):
-            panels.setdefault(quadrant, {})[origin] = counts
-    parts = [f"{quadrant} {origin}:int" for quadrant, origin in queries.HISTOGRAM_PARTS]
+        panels.setdefault("" if quadrant == "scattered" else quadrant, {})[origin] = counts
     return Plot(
         plots.histograms(edges, panels, "influence"),
-        "Distribution of influence per quadrant, exact and estimated apart",
+        "Distribution of influence, exact values and the rest apart",
         "Estimates whose curve is much narrower than the exact ones say little about single pairs.",
-        table(found, "from:score", "to:score", *parts, folded="numbers and query"),
+        table(
+            found, "from:score", "to:score", *(f"{q} {o}:int" for q, o in present), folded="numbers and query"
+        ),
     )
 
 
@@ -92,48 +111,6 @@ def _scores(r: Reader) -> Plot:
         "when they help targets that nobody else helps.",
         table(found, "from:score", "to:score", "chosen:int", "not chosen:int", folded="numbers and query"),
     )
-
-
-def quality(r: Reader) -> Section:
-    """Estimates against exact values, beside baselines."""
-    section = Section("quality", "Quality of the estimates")
-    found = r.ask(queries.QUALITY)
-    if not found.rows:
-        section.blocks = [say("Every pair was computed exactly; there are no estimates to judge.")]
-        return section
-    section.blocks = [
-        say(
-            "Estimates beside exact values. Q1 is what was fitted; Q2, Q3 and Q4 hold pairs that no fit "
-            "has seen. R2 is the share of variance explained (below zero: worse than a constant). Spearman "
-            "is rank agreement, with its 90 % interval; within target, the same inside each target row. "
-            "Top 10 % is the share of the truly best tenth among the predicted best tenth; a constant "
-            "finds about a tenth of it."
-        ),
-        table(
-            found,
-            "quadrant", "predictor", "pairs:int", "R2:rate", "Spearman:rate", "from:rate", "to:rate",
-            "within target:rate", "top 10 %:rate", "verdict:verdict",
-        ),
-        *_agreement(r),
-    ]  # fmt: skip
-    by_task = r.ask(queries.QUALITY_BY_TASK)
-    if by_task.rows:
-        columns = ("task", "quadrant", "pairs:int", "R2:rate", "Spearman:rate", "from:rate", "to:rate")
-        section.blocks += [Title("By target task"), table(by_task, *columns, "verdict:verdict")]
-    return section
-
-
-def _agreement(r: Reader) -> list[Plot]:
-    """The plot of rank agreement; none where no predictor has a rank agreement at all."""
-    rows = [q for q in r.ask(queries.QUALITY).rows if q["spearman"] is not None]
-    if not rows:
-        return []
-    alt = "Rank agreement of estimator and baselines with exact values, per quadrant"
-    caption = (
-        "The filled dot is the estimator. It earns its cost where its interval lies right of every "
-        "baseline’s dot."
-    )
-    return [Plot(plots.intervals(rows, "Spearman"), alt, caption, None)]
 
 
 def costs(r: Reader) -> Section:

@@ -1,4 +1,4 @@
-"""Label designs: which rows and columns of the exact matrix were chosen, out of which ones.
+"""Label designs: which pairs of the exact matrix were chosen, out of which rows and columns.
 
 A design is kept while rows come and go within `growth`, so that appending rows changes no label, no
 estimator and no tile (design decision 2).
@@ -8,31 +8,73 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nncift_core.hashing import digest
-from nncift_core.store.files import is_intact, publish, write_json
+from nncift_core.store.files import is_intact, publish, read_manifest, write_json
 from nncift_core.store.references import DesignRef
 from nncift_core.store.workspace import Workspace
 
 Int64 = npt.NDArray[np.int64]
 
 
+Kind = Literal["block", "scattered", "all-targets"]
+
+
+@dataclass(frozen=True)
+class LabelCost:
+    """What the labels of a draw cost, and what the block of u x u would have cost, in `unit`s."""
+
+    cost: float
+    block_cost: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A fresh draw: labelled rows [R] and columns [C]; of scattered pairs, the pairs [n] that touch them."""
+
+    rows: Int64
+    columns: Int64
+    kind: Kind = "block"
+    pair_rows: Int64 | None = None
+    pair_columns: Int64 | None = None
+    cost: LabelCost | None = None
+
+
 @dataclass(frozen=True)
 class StoredDesign:
-    """Labelled rows [R] and columns [C], and all rows [M] and columns [N] they were drawn from."""
+    """Labelled rows [R] and columns [C], and all rows [M] and columns [N] they were drawn from.
+
+    pair_rows, pair_columns [n]: the labelled pairs of a scattered design; of others, whose labels are all
+    pairs of labelled rows and columns, both are empty.
+    """
 
     ref: DesignRef
     label_rows: Int64
     label_columns: Int64
     all_rows: Int64
     all_columns: Int64
+    pair_rows: Int64
+    pair_columns: Int64
+
+    @property
+    def kind(self) -> Kind:
+        """Which of the designs it is."""
+        return self.ref.kind
+
+    def pairs_among(self, rows: Int64, columns: Int64) -> tuple[Int64, Int64]:
+        """The scattered pairs whose row is among `rows` and whose column is among `columns`."""
+        here = np.isin(self.pair_rows, rows) & np.isin(self.pair_columns, columns)
+        return self.pair_rows[here], self.pair_columns[here]
 
     def growth(self, rows: Int64, columns: Int64) -> float:
         """Largest share of rows or columns that came or went since the design was drawn."""
@@ -69,10 +111,10 @@ def find_or_make(
     rows: Int64,
     columns: Int64,
     growth: float,
-    draw: Callable[[Int64, Int64], tuple[Int64, Int64]],
+    draw: Callable[[Int64, Int64], Drawn | tuple[Int64, Int64]],
     parents: tuple[str, ...] = (),
 ) -> StoredDesign:
-    """What `find` gives, else a new design by `draw` (which returns labelled rows and columns).
+    """What `find` gives, else a new design by `draw` (labelled rows and columns alone are a block).
 
     A kept design is noted for these rows and columns, so that a later design cannot take its place.
     """
@@ -82,15 +124,9 @@ def find_or_make(
         if found.ref.reused and _used_before(exact) != f"{found.ref.key}.parquet":
             write_json(exact.with_suffix(".uses.json"), {"design": f"{found.ref.key}.parquet"})
         return found
-    label_rows, label_columns = draw(rows, columns)
-    labelled = [np.isin(rows, label_rows), np.isin(columns, label_columns)]
-    table = pa.table(
-        {
-            "side": pa.array(["row"] * len(rows) + ["column"] * len(columns)).dictionary_encode(),
-            "content_id": pa.array(np.concatenate([rows, columns])),
-            "labelled": pa.array(np.concatenate(labelled)),
-        }
-    )
+    drawn = draw(rows, columns)
+    drawn = drawn if isinstance(drawn, Drawn) else Drawn(*drawn)
+    table = _table(rows, columns, drawn)
     publish(
         ws.root,
         exact,
@@ -100,9 +136,35 @@ def find_or_make(
         rows=len(table),
         producer="exact-influence",
         parents=parents,
-        meta={"label_rows": len(label_rows), "label_columns": len(label_columns)},
+        meta={
+            "design": drawn.kind,
+            "label_rows": len(drawn.rows),
+            "label_columns": len(drawn.columns),
+            **(asdict(drawn.cost) if drawn.cost else {}),
+        },
     )
     return _load(ws, exact, reused=False)
+
+
+def _table(rows: Int64, columns: Int64, drawn: Drawn) -> pa.Table:
+    """One line per row and per column, then one per scattered pair: its row and its `pair_column`."""
+    none = np.empty(0, np.int64)
+    pair_rows = none if drawn.pair_rows is None else drawn.pair_rows
+    pair_columns = none if drawn.pair_columns is None else drawn.pair_columns
+    sides = {"row": len(rows), "column": len(columns), "pair": len(pair_rows)}
+    labelled = [np.isin(rows, drawn.rows), np.isin(columns, drawn.columns), np.ones(len(pair_rows), bool)]
+    return pa.table(
+        {
+            "side": pa.DictionaryArray.from_arrays(
+                np.repeat(np.arange(3, dtype=np.int8), list(sides.values())), list(sides)
+            ),
+            "content_id": pa.array(np.concatenate([rows, columns, pair_rows])),
+            "labelled": pa.array(np.concatenate(labelled)),
+            "pair_column": pa.concat_arrays(
+                [pa.nulls(len(rows) + len(columns), pa.int64()), pa.array(pair_columns, pa.int64())]
+            ),
+        }
+    )
 
 
 def _used_before(exact: Path) -> str | None:
@@ -120,10 +182,29 @@ def _key(family: str, rows: Int64, columns: Int64) -> str:
 
 def _load(ws: Workspace, path: Path, *, reused: bool) -> StoredDesign:
     t = pq.read_table(path)
-    side = np.array(t["side"].to_pylist()) == "row"
+    names = t["side"].cast(pa.string())
+    side = {s: pc.equal(names, s).to_numpy(zero_copy_only=False) for s in ("row", "column", "pair")}
     ids, labelled = t["content_id"].to_numpy(), t["labelled"].to_numpy(zero_copy_only=False)
-    rows, columns = ids[side & labelled], ids[~side & labelled]
+    rows, columns = ids[side["row"] & labelled], ids[side["column"] & labelled]
+    # Designs of an older store are blocks: they have neither pairs nor costs.
+    pair_columns = np.empty(0, np.int64)
+    if side["pair"].any():
+        pair_columns = t.filter(pa.array(side["pair"]))["pair_column"].to_numpy()
+    manifest = read_manifest(path)
+    meta = manifest.meta if manifest else {}
+    kind = meta.get("design", "block")
     ref = DesignRef(
-        key=path.stem, path=ws.relative(path), rows=len(rows), columns=len(columns), reused=reused
+        key=path.stem,
+        path=ws.relative(path),
+        rows=len(rows),
+        columns=len(columns),
+        reused=reused,
+        kind=kind,
+        pairs=len(pair_columns) if kind == "scattered" else len(rows) * len(columns),
+        cost=meta.get("cost"),
+        block_cost=meta.get("block_cost"),
+        cost_unit=meta.get("unit", ""),
     )
-    return StoredDesign(ref, rows, columns, ids[side], ids[~side])
+    return StoredDesign(
+        ref, rows, columns, ids[side["row"]], ids[side["column"]], ids[side["pair"]], pair_columns
+    )

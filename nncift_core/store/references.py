@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -26,22 +28,38 @@ class DatasetRef(Reference):
 
 
 class DesignRef(Reference):
-    """Labelled rows and columns of the exact matrix."""
+    """Labelled pairs of the exact matrix, and the rows and columns that they touch.
+
+    kind: "block", "scattered" or "all-targets"; cost: of its labels when they were drawn, in `cost_unit`s;
+    block_cost: of the block of u of the rows x u of the columns (both None in designs of an older store).
+    """
 
     key: str
     path: str
     rows: int
     columns: int
     reused: bool = False
+    kind: Literal["block", "scattered", "all-targets"] = "block"
+    pairs: int = 0
+    cost: float | None = None
+    block_cost: float | None = None
+    cost_unit: str = ""
 
 
 class EstimatorRef(Reference):
-    """A fitted estimator and how its fit went."""
+    """A fitted estimator, or a baseline in its place.
+
+    architecture: its name; learned: False for a baseline; chosen: whether it won against other candidates,
+    on the part of the audit that is then no measure of it; labels: exact pairs it was fitted on; about:
+    what it says of its fit; candidates: who stood for choice, best first.
+    """
 
     key: str
     path: str
     architecture: str
+    learned: bool
+    chosen: bool
     labels: int
-    epochs: int
-    train_mse: float
-    validation_mse: float | None = None
+    about: dict[str, Any] = {}
+    reason: str = ""
+    candidates: tuple[dict[str, Any], ...] = ()

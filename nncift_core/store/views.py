@@ -9,22 +9,33 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nncift_core.store.files import MANIFEST_SUFFIX
 from nncift_core.store.runs import read_attempts, read_costs, read_result, resolve_runs
+from nncift_core.store.sweeps import read_sweeps
 from nncift_core.store.workspace import Workspace
 
 EXAMPLES = """example_id BIGINT, dataset VARCHAR, role VARCHAR, split VARCHAR, task VARCHAR,
  source VARCHAR, source_id VARCHAR, row_number BIGINT, label VARCHAR, prompt VARCHAR, response VARCHAR,
  content_hash VARCHAR"""
 INFLUENCE = """run_id VARCHAR, function VARCHAR, quadrant VARCHAR, origin VARCHAR, predictor VARCHAR,
- train_id BIGINT, target_id BIGINT, influence FLOAT"""
+ train_id BIGINT, target_id BIGINT, influence FLOAT, lower FLOAT, upper FLOAT"""
 TABLES = {
     "scores": """run_id VARCHAR, function VARCHAR, task VARCHAR, variant VARCHAR, seed BIGINT,
  origin VARCHAR, train_id BIGINT, score DOUBLE""",
     "estimator_quality": """run_id VARCHAR, function VARCHAR, quadrant VARCHAR, target_task VARCHAR,
  role VARCHAR, predictor VARCHAR, n_pairs BIGINT, mse DOUBLE, r2 DOUBLE, pearson DOUBLE, spearman DOUBLE,
- spearman_per_target DOUBLE, recall_at_k DOUBLE, lower DOUBLE, upper DOUBLE, verdict VARCHAR""",
+ spearman_per_target DOUBLE, recall_at_k DOUBLE, lower DOUBLE, upper DOUBLE, verdict VARCHAR,
+ spearman_centred DOUBLE""",
+    "estimator_candidates": """run_id VARCHAR, function VARCHAR, rank BIGINT, predictor VARCHAR,
+ learned BOOLEAN, criterion DOUBLE, component VARCHAR, value DOUBLE, seconds DOUBLE, failed VARCHAR""",
+    "estimator_gains": """run_id VARCHAR, function VARCHAR, study VARCHAR, setting VARCHAR, labels BIGINT,
+ spearman DOUBLE, r2 DOUBLE, gain DOUBLE, extrapolated BOOLEAN""",
+    "audit": """run_id VARCHAR, function VARCHAR, predictor VARCHAR, train_id BIGINT, target_id BIGINT,
+ exact DOUBLE, predicted DOUBLE""",
+    "refinement": """run_id VARCHAR, round BIGINT, exact_pairs BIGINT, entered BIGINT, left_subset BIGINT,
+ jaccard DOUBLE""",
     "selection": "run_id VARCHAR, rank BIGINT, train_id BIGINT, gain DOUBLE, score DOUBLE",
     "subsets": "run_id VARCHAR, subset VARCHAR, seed BIGINT, train_id BIGINT",
     "evaluation": """run_id VARCHAR, function VARCHAR, subset VARCHAR, model VARCHAR, mode VARCHAR,
@@ -35,6 +46,9 @@ TABLES = {
     "comparison": """run_id VARCHAR, function VARCHAR, subset VARCHAR, against VARCHAR, model VARCHAR,
  mode VARCHAR, task VARCHAR, metric VARCHAR, value DOUBLE, against_value DOUBLE, gain DOUBLE, lower DOUBLE,
  upper DOUBLE, n_seeds BIGINT, n_rows BIGINT, verdict VARCHAR""",
+    "sweep": """run_id VARCHAR, function VARCHAR, study VARCHAR, setting VARCHAR, design VARCHAR,
+ predictor VARCHAR, u DOUBLE, v DOUBLE, seed BIGINT, quadrant VARCHAR, metric VARCHAR, value DOUBLE,
+ note VARCHAR""",
 }
 COSTS = """run_id VARCHAR, attempt BIGINT, stage VARCHAR, device VARCHAR, items BIGINT, computed BIGINT,
  reused BIGINT, seconds DOUBLE, peak_rss_mb DOUBLE"""
@@ -49,9 +63,9 @@ VIEWS = ("examples", "influence", *TABLES, "facts", "costs", "lineage", "runs")
 def connect(ws: Workspace, run: str | None = None, sql: str | None = None) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with the views over `ws`, which can read the files of these views and no others.
 
-    run: None = the latest run with a result, "all", or a run id. `runs` and `lineage` always show
-    the whole workspace. With `sql`, tables that it does not name stay empty: `lineage` reads every
-    manifest of the workspace.
+    run: None = the latest run with a result (for `sweep` the latest sweep), "all", or a run id. `runs` and
+    `lineage` always show the whole workspace. With `sql`, tables that it does not name stay empty: `lineage`
+    reads every manifest of the workspace.
     """
 
     def named(view: str) -> bool:
@@ -68,14 +82,17 @@ def connect(ws: Workspace, run: str | None = None, sql: str | None = None) -> du
         _examples(files, results if named("examples") else []),
         _influence(files, results if named("influence") else []),
     ]
+    sweeps = read_sweeps(ws, run) if named("sweep") or named("costs") else []
     statements += [
-        _table(files, results if named(name) else [], name, columns) for name, columns in TABLES.items()
+        _table(files, (sweeps if name == "sweep" else results) if named(name) else [], name, columns)
+        for name, columns in TABLES.items()
     ]
     con.execute(f"SET allowed_paths = [{', '.join(_quote(p) for p in sorted(files.used))}]")
     for statement in statements:
         con.execute(statement)
     _load(con, "facts", FACTS, [f for r in results for f in _facts(r)])
     wanted = set(chosen) if chosen or run is None else {str(run)}
+    wanted |= {s["run_id"] for s in sweeps} if run is not None else set()
     costs = [c for c in read_costs(ws) if c["run_id"] in wanted] if named("costs") else []
     _load(con, "costs", COSTS, costs)
     _load(con, "lineage", LINEAGE, read_lineage(ws) if named("lineage") else [])
@@ -87,7 +104,12 @@ def connect(ws: Workspace, run: str | None = None, sql: str | None = None) -> du
 
 def rows_table(view: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
     """The rows of a result view as a table with the view's columns; keys that it lacks are left out."""
-    types = {"VARCHAR": pa.large_string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64()}
+    types = {
+        "VARCHAR": pa.large_string(),
+        "BIGINT": pa.int64(),
+        "DOUBLE": pa.float64(),
+        "BOOLEAN": pa.bool_(),
+    }
     columns = [c.split() for c in TABLES[view].split(",")]
     return pa.table({name: pa.array([r[name] for r in rows], types[type_]) for name, type_ in columns})
 
@@ -153,30 +175,45 @@ def _influence_of(files: _Files, r: dict[str, Any]) -> list[str]:
     columns = f"(SELECT * FROM {members} WHERE side = 'column')"
     quadrant = """CASE WHEN r.labelled AND c.labelled THEN 'Q1' WHEN r.labelled THEN 'Q2'
  WHEN c.labelled THEN 'Q3' ELSE 'Q4' END"""
+    if m.get("design") == "scattered":
+        quadrant = "CAST(NULL AS VARCHAR)"
     parts = []
     exact = ""
     if m["exact"]:
         exact = f"""(SELECT row_content, column_content, min(value) AS value
  FROM {files.parquet(m["exact"])} GROUP BY ALL)"""
-        parts.append((exact, "'exact'", "NULL", ""))
+        parts.append((exact, "'exact'", "NULL", "", "0"))
     if m["estimates"]:
         anti = f"ANTI JOIN {exact} e USING (row_content, column_content)" if exact else ""
-        parts.append((files.parquet(m["estimates"]), "'estimated'", _quote(m["predictor"]), anti))
+        origin = "'estimated'" if m.get("learned", True) else "'baseline'"
+        width = m.get("half_width")
+        half = "NULL" if width is None else repr(float(width))
+        parts.append((files.parquet(m["estimates"]), origin, _quote(m["predictor"]), anti, half))
     return [
         f"""SELECT {_quote(r["run_id"])} AS run_id, {_quote(m["function"])} AS function,
  {quadrant} AS quadrant, {origin} AS origin, CAST({predictor} AS VARCHAR) AS predictor,
  r.example_id AS train_id,
- c.example_id AS target_id, s.value AS influence
+ c.example_id AS target_id, s.value AS influence, CAST(s.value - {half} AS FLOAT) AS lower,
+ CAST(s.value + {half} AS FLOAT) AS upper
  FROM (SELECT * FROM {source} {anti}) s
  JOIN {rows} r ON r.content_id = s.row_content JOIN {columns} c ON c.content_id = s.column_content"""
-        for source, origin, predictor, anti in parts
+        for source, origin, predictor, anti, half in parts
     ]
 
 
 def _table(files: _Files, results: Sequence[dict[str, Any]], name: str, columns: str) -> str:
-    names = ", ".join(c.split()[0] for c in columns.split(","))
     paths = [r["tables"][name] for r in results if name in r["tables"]]
-    return _union(name, columns, [f"SELECT {names} FROM {files.parquet([p])}" for p in paths])
+    selects = [f"SELECT {_present(files, p, columns)} FROM {files.parquet([p])}" for p in paths]
+    return _union(name, columns, selects)
+
+
+def _present(files: _Files, path: str, columns: str) -> str:
+    """The view's columns; NULL for one that came after the file was written."""
+    file, names = files.ws.root / path, [c.split()[0] for c in columns.split(",")]
+    # A lost file is named when it is read.
+    known = set(pq.read_schema(file).names if file.is_file() else names)
+    pairs = [c.split() for c in columns.split(",")]
+    return ", ".join(n if n in known else f"CAST(NULL AS {t}) AS {n}" for n, t in pairs)
 
 
 def _facts(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ class Workspace:
     """A folder with a format mark; `create` makes it, `open` demands it.
 
     Folders: datasets/ embeddings/ states/ features/ exact/ designs/ estimators/ estimates/ adapters/
-    evaluations/ runs/ locks/ prefect/ tmp/.
+    evaluations/ studies/ runs/ locks/ prefect/ tmp/.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -138,6 +138,14 @@ class Workspace:
     def result_file(self, run_id: str) -> Path:
         """What a run published for its views."""
         return self.run_dir(run_id) / "result.json"
+
+    def sweep_file(self, run_id: str) -> Path:
+        """What a sweep published for its view."""
+        return self.run_dir(run_id) / "sweep.json"
+
+    def study_file(self, key: str) -> Path:
+        """What was measured of one fit of a study."""
+        return self.root / "studies" / f"{key[:16]}.json"
 
     def report_file(self, run_id: str) -> Path:
         """The report of a run."""

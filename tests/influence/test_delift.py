@@ -575,3 +575,44 @@ def test_one_row_at_the_end_of_the_context_leaves_the_others_their_prefixes(
     expected, _ = plain_influence(short, pool, target)
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
     assert f.counters["truncated_sequences"] == 1
+
+
+@pytest.mark.parametrize("length", [None, 40])
+def test_token_costs_add_up_to_the_tokens_of_a_tile(tiny: LanguageModel, length: int | None) -> None:
+    pool, target = oracle_rows("pool"), oracle_rows("target")
+    f = function(tiny)
+    shared, own = f.token_costs(pool, target)
+    assert shared.shape == (24,) and own.shape == (12,)
+    (grid,) = f._tile_grids(pool, target)
+    assert shared.sum() + 24 * own.sum() == grid.tokens(shared=True)
+    assert 12 * shared.sum() + 24 * own.sum() == grid.tokens(shared=False)
+    if length is not None:
+        cut = function(shrink(tiny, length)).token_costs(pool, target)
+        assert [c.max() for c in cut] == [length, length]
+        np.testing.assert_array_equal(cut[0], np.minimum(shared, length))
+
+
+def test_token_costs_load_no_weights() -> None:
+    config = parse_config({"pool": {"source": "x"}, "language_model": {"model": TINY}})
+    f = Delift.from_config(config, "cpu")
+    f._load_model = lambda: pytest.fail("weights were loaded")
+    shared, own = f.token_costs(oracle_rows("pool"), oracle_rows("target"))
+    assert (shared > 10).all() and (own > 5).all()
+
+
+def test_token_costs_where_tokens_reach_across_the_border(tiny: LanguageModel) -> None:
+    pool, target = oracle_rows("pool"), oracle_rows("target")
+    f = function(tiny, template_with="{example_prompt} {example_response}{prompt}")
+    assert halves(lambda i, j: f._encode(pool, target, i, j), 24, 12) is None
+    shared, own = f.token_costs(pool, target)
+    exact = sum(grid.tokens(shared=True) for grid in f._tile_grids(pool, target))
+    assert shared.sum() + 24 * own.sum() == pytest.approx(exact, rel=0.05)
+
+
+def test_token_costs_with_a_single_row_or_column(tiny: LanguageModel) -> None:
+    pool, target = oracle_rows("pool"), oracle_rows("target")
+    f = function(tiny)
+    for rows, columns in ((pool.take(np.arange(1)), target), (pool, target.take(np.arange(1)))):
+        shared, own = f.token_costs(rows, columns)
+        whole = sum(grid.tokens(shared=False) for grid in f._tile_grids(rows, columns))
+        assert len(columns) * shared.sum() + len(rows) * own.sum() == whole

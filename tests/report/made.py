@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from report import made_trust
 
 from nncift_core.records import Example
 from nncift_core.store.datasets import Dataset, store_dataset
@@ -71,10 +72,15 @@ class Maker:
         shift: int = 0,
         idle: int = 1,
         ranked: bool = True,
+        verdict: str | None = None,
+        design: str = "block",
+        audit_pairs: int = 100,
+        pointwise: bool = False,
     ) -> Made:
         """A finished run. evaluated: models were compared; exact: nothing was estimated; shift: how many
         rows later the picks start; idle: picks without gain; ranked: predictors have
-        rank agreements."""
+        rank agreements. verdict: of the gate; without one, a result as it was before there was a gate, of
+        the estimator `mlp`. design: of the labels; audit_pairs: how many measured; pointwise: no pairs."""
         given = rows or {}
         sizes = {"pool": POOL, "target": TARGET, "test": TEST}
         sets = {
@@ -88,7 +94,15 @@ class Maker:
             for role, n in sizes.items()
         }  # fmt: skip
         made = Made(self.ws, run_id, sets)
-        tables = {**_values(made, shift, idle), **_quality(made, exact, ranked)}
+        origin = "baseline" if verdict == "refused" else "estimated"
+        tables = {**_values(made, shift, idle, origin), **_quality(made, exact, ranked)}
+        known: dict[str, Any] = {"kind": "pointwise" if pointwise else "pairwise"}
+        if verdict:
+            ids = [sets[role].example_ids.tolist() for role in ("pool", "target")]
+            views = made_trust.views(verdict, design, ids[0], [] if pointwise else ids[1], audit_pairs)
+            for view, found in views.items():
+                tables |= _publish(made, view, found)
+            known |= made_trust.facts(verdict, design, audit_pairs)
         if evaluated:
             tables |= _evaluated(made, seeds)
         with attempt(self.ws, run_id, config or CONFIG, {"torch": "2.13.0", "git": "abc"}) as current:
@@ -101,11 +115,11 @@ class Maker:
                         {**d.ref.model_dump(mode="json"), "blocks": [self.ws.relative(b) for b in d.blocks]}
                         for d in sets.values()
                     ],
-                    "matrix": _matrix(made, exact),
+                    "matrix": _matrix(made, exact, verdict, design, pointwise),
                     "tables": tables,
                     "facts": {
                         "rule": "flmi", "budget": CHOSEN, "positive_gain": CHOSEN - idle, "tied_steps": 2,
-                        "subset": f"runs/{run_id}/subset.jsonl", **(facts or {}),
+                        "subset": f"runs/{run_id}/subset.jsonl", **known, **(facts or {}),
                     },
                 }
             )  # fmt: skip
@@ -116,14 +130,18 @@ def _influence(made: Made) -> Any:
     return np.random.default_rng(7).normal(0.001, 0.01, (POOL, TARGET)).astype(np.float32)
 
 
-def _matrix(made: Made, exact: bool) -> dict[str, Any]:
-    """A labelled corner of half the rows and columns; the rest estimated, unless all is exact."""
+def _matrix(made: Made, exact: bool, verdict: str | None, design: str, pointwise: bool) -> dict[str, Any]:
+    """A labelled corner of half the rows and columns, or every third pair; the rest estimated, unless all is
+    exact. Pointwise: no pairs at all."""
     pool, target = made.sets["pool"], made.sets["target"]
     values, ws = _influence(made), made.ws
     folder = ws.run_dir(made.run_id) / "made"
     folder.mkdir(parents=True, exist_ok=True)
     corner = np.zeros(values.shape, bool)
-    corner[: POOL // 2, : TARGET // 2] = True
+    if design == "scattered":
+        corner.ravel()[::3] = True
+    else:
+        corner[: POOL // 2, : TARGET if design == "all-targets" else TARGET // 2] = True
     paths = {}
     for name, mask in (("exact", corner | exact), ("estimates", np.full_like(corner, not exact))):
         r, c = np.nonzero(mask)
@@ -135,7 +153,9 @@ def _matrix(made: Made, exact: bool) -> dict[str, Any]:
         path = folder / f"{name}.parquet"
         pq.write_table(pa.table(table), path)
         paths[name] = [ws.relative(path)] if mask.any() else []
-    sides = [("row", pool, POOL // 2), ("column", target, TARGET // 2)]
+    sides = [("row", pool, POOL // 2), ("column", target, TARGET if design == "all-targets" else TARGET // 2)]
+    if pointwise:
+        paths, sides = {"exact": [], "estimates": []}, sides[:1]
     members = pa.concat_tables(
         [
             pa.table(
@@ -151,25 +171,30 @@ def _matrix(made: Made, exact: bool) -> dict[str, Any]:
         ]
     )
     pq.write_table(members, folder / "members.parquet")
+    used = {"trusted": "kernel", "weak": "kernel", "refused": "means", None: "mlp"}[verdict]
+    known = {"design": design, "learned": verdict != "refused", "half_width": 0.0125} if verdict else {}
     return {
-        "function": "delift", "predictor": None if exact else "mlp", **paths,
+        "function": "delift", "predictor": None if exact else used, **paths, **known,
         "members": ws.relative(folder / "members.parquet"),
     }  # fmt: skip
 
 
-def _publish(made: Made, view: str, rows: list[dict[str, Any]]) -> dict[str, str]:
-    full = [{"run_id": made.run_id, **r} for r in rows]
-    path = publish_table(
-        made.ws, made.run_id, view, "0" * 16, rows_table(view, full), producer="test", parents=()
-    )
+def _publish(
+    made: Made, view: str, rows: list[dict[str, Any]], missing: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """missing: columns that the view has got since the run was made."""
+    none = dict.fromkeys(missing)
+    full = [{"run_id": made.run_id, **r, **none} for r in rows]
+    table = rows_table(view, full).drop_columns(list(missing))
+    path = publish_table(made.ws, made.run_id, view, "0" * 16, table, producer="test", parents=())
     return {view: path}
 
 
-def _values(made: Made, shift: int, idle: int) -> dict[str, str]:
+def _values(made: Made, shift: int, idle: int, origin: str) -> dict[str, str]:
     ids, values = made.sets["pool"].example_ids.tolist(), _influence(made)
     scores = [
         {
-            "function": "delift", "task": task, "variant": "mean", "seed": 0, "origin": "estimated",
+            "function": "delift", "task": task, "variant": "mean", "seed": 0, "origin": origin,
             "train_id": i, "score": float(s),
         }
         for task, part in (("sums", values[:, ::2]), ("names", values[:, 1::2]))
@@ -200,7 +225,7 @@ def _quality(made: Made, exact: bool, ranked: bool) -> dict[str, str]:
         for q, verdict in verdicts.items()
         for role, p in (("estimator", "mlp"), ("baseline", "constant"), ("baseline", "embedding cosine"))
     ]  # fmt: skip
-    return _publish(made, "estimator_quality", [] if exact else rows)
+    return _publish(made, "estimator_quality", [] if exact else rows, missing=("spearman_centred",))
 
 
 LOSS = {"base": 2.0, "selected": 1.4, "random": 1.5, "random-tokens": 1.48}

@@ -1,9 +1,7 @@
-"""The report: every number is its query's, nothing is missing, nothing of the data breaks the page."""
+"""The page: every number is its query's, nothing is missing, nothing of the data breaks the page."""
 
 from __future__ import annotations
 
-import base64
-import math
 import re
 import shlex
 import shutil
@@ -13,92 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report.checks import alone, check_values, drawings, free_digits, section
 from report.made import OTHER, POOL, RUN, TARGET, TEST, Maker
 from report.trees import Node, parse
 
 from nncift_core.errors import UserError
 from nncift_core.records import Example
-from nncift_core.report import outcome, record, render, values
-from nncift_core.report import page as page_module
-from nncift_core.store.views import connect
+from nncift_core.report import comparison, outcome, record, render, trust
 from nncift_core.store.workspace import Workspace
-from nncift_core.text import clip, one_line, visible
-
-# What may hold digits without a query: terms, and names of parts of the method.
-TERMS = ("ROUGE-1", "Q1", "Q2", "Q3", "Q4", "R2", "90 %", "top 10 %", "Top 10 %")
-
-
-def values_of(element: Any) -> list[tuple[str, str | None]]:
-    """Shown text and exact value of every value that an element with a query carries, in order."""
-    cells = element.all("td") if element.tag == "table" else [element]
-    return [(c.text, c.attributes.get("data-value")) for c in cells]
-
-
-def check_values(page: Node, ws: Workspace) -> int:
-    """Ask every query of the page again and compare each value; returns how many there were."""
-    body = page.all("body")[0]
-    own = body.attributes["data-run"]
-    with connect(ws, own) as one, connect(ws, "all") as every:
-        connections = {own: one, "all": every}
-        return sum(_check_element(e, connections[e.attributes.get("data-run", own)]) for e in body.all())
-
-
-def _check_element(element: Any, connection: Any) -> int:
-    """Compare what one element shows with what its query gives."""
-    sql = element.attributes.get("data-sql")
-    if sql is None:
-        return 0
-    expected = [v for r in connection.execute(sql).fetchall() for v in r]
-    shown = values_of(element)
-    assert element.tag == "table" or len(shown) == 1
-    if element.tag != "table" and not expected:
-        expected = [None]
-    assert len(shown) == len(expected), sql
-    for (text, exact), value in zip(shown, expected, strict=True):
-        _check(text, exact, value, sql)
-    return len(shown)
-
-
-def _check(text: str, exact: str | None, value: Any, sql: str) -> None:
-    if exact is None:
-        assert value is None or isinstance(value, str), (sql, text)
-        long, short = visible(clip(value or "", 400)), one_line(value or "", 80)
-        assert text.strip() in ((long.strip(), short.strip()) if value is not None else ("–",)), (
-            sql,
-            text,
-            value,
-        )
-    elif exact == "":
-        assert value is None and text == "–", (sql, text)
-    else:
-        assert math.isclose(float(exact), value, rel_tol=1e-9), (sql, exact, value)
-        digits = re.sub(r"[^0-9.e+-]", "", text)
-        assert digits.strip("+-.") and float(digits) == pytest.approx(
-            value * (100 if "%" in text and "<" not in text else 1),
-            rel=0.01,
-            abs=0.11 if "%" in text else 0.06,
-        ), (sql, text, value)
-
-
-def free_digits(node: Any) -> list[str]:
-    """Texts with digits that stand outside what carries a query, texts of data and code."""
-    if (
-        node.tag in ("pre", "blockquote", "code", "style", "title")
-        or "data-sql" in node.attributes
-        and node.tag == "span"
-    ):
-        return []
-    found = []
-    for child in node.children:
-        if not isinstance(child, str):
-            if not (node.tag == "tr" and child.tag == "td"):
-                found += free_digits(child)
-        else:
-            text = child
-            for term in TERMS:
-                text = text.replace(term, "")
-            found += [text] if re.search(r"\d", text) else []
-    return found
 
 
 @pytest.fixture
@@ -120,7 +40,7 @@ class Rendered:
 def standard(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     """The report of a run with everything in it, and another run beside it; tests only read it."""
     maker = Maker(tmp_path_factory.mktemp("standard"))
-    ws = maker.make(facts={"command": "nncift run 'a b.toml'"}).ws
+    ws = maker.make(facts={"command": "nncift run 'a b.toml'"}, verdict="trusted").ws
     maker.make(OTHER, shift=3)
     maker.make("ffff", dataset="another pool")
     html = render(ws, RUN)
@@ -164,24 +84,20 @@ def test_the_first_screen_tells_the_outcome(standard: Rendered) -> None:
     )
     assert "Gain +0.100 (+0.090 to +0.110 at 90 %). better" in lines[0]
     assert "random, as many tokens" in lines[1]
-    assert lines[2].endswith("(Q4): below a constant (R2 <= 0)")
+    assert lines[2].startswith("Estimates by kernel, judged on 100 exact values that it has not seen: ranks ")
+    assert lines[2].endswith("against embedding cosine). trusted")
     assert lines[3] == "7 of 8 picks had a positive gain."
-    assert [li.attributes["class"] for li in head.all("li")] == ["good", "good", "bad", "open"]
+    assert [li.attributes["class"] for li in head.all("li")] == ["good", "good", "good", "open"]
     assert "24 pool rows were valued with delift against 6 target rows; 8 were chosen by flmi." in head.text
 
 
 def test_sections_come_in_order_and_the_contents_lead_to_them(standard: Rendered) -> None:
     anchors = [s.attributes["id"] for s in standard.page.all("section")]
     assert anchors == [
-        "outcome", "comparison", "subset", "influence", "quality", "costs", "warnings", "other-runs", "made",
+        "outcome", "comparison", "quality", "subset", "influence", "costs", "warnings", "other-runs", "made",
     ]  # fmt: skip
     links = [a.attributes["href"] for a in standard.page.all("nav")[0].all("a")]
     assert links == [f"#{a}" for a in anchors[1:]]
-
-
-def section(page: Node, anchor: str) -> Node:
-    """The section of that name."""
-    return next(s for s in page.all("section") if s.attributes["id"] == anchor)
 
 
 def test_held_out_answers_show_best_middle_and_worst(standard: Rendered) -> None:
@@ -192,20 +108,14 @@ def test_held_out_answers_show_best_middle_and_worst(standard: Rendered) -> None
     assert texts[0][4:] == ["selected answer 4 seed 0", "random answer 4 seed 0", "base answer 4 seed None"]
 
 
-def alone(make: Any, ws: Workspace, run: str, monkeypatch: pytest.MonkeyPatch) -> Node:
-    """One section of a run's page, without the time that the others take."""
-    monkeypatch.setattr(page_module, "SECTIONS", (make,))
-    return parse(render(ws, run)).all("section")[0]
-
-
 def test_without_models_the_report_says_how_to_get_them(
     maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ws = maker.make(evaluated=False).ws
     maker.make(OTHER, evaluated=False, facts={"adapter": "adapters/ab"})
-    untrained = alone(outcome.comparison, ws, RUN, monkeypatch)
+    untrained = alone(comparison.comparison, ws, RUN, monkeypatch)
     assert tomllib.loads(untrained.all("pre")[0].text) == {"target": {"test": "test"}, "finetune": {}}
-    unheld = alone(outcome.comparison, ws, OTHER, monkeypatch)
+    unheld = alone(comparison.comparison, ws, OTHER, monkeypatch)
     assert "adapters/ab" in unheld.text
     assert tomllib.loads(unheld.all("pre")[0].text) == {"target": {"test": "test"}}
     for found in (untrained, unheld):
@@ -214,7 +124,7 @@ def test_without_models_the_report_says_how_to_get_them(
 
 def test_all_exact_runs_say_so(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     ws = maker.make(exact=True).ws
-    assert "Every pair was computed exactly" in alone(values.quality, ws, RUN, monkeypatch).text
+    assert "Every influence value is exact" in alone(trust.trust, ws, RUN, monkeypatch).text
     lines = alone(outcome.head, ws, RUN, monkeypatch).all("li")
     assert lines[2].text == "Every influence value is exact; nothing was estimated."
 
@@ -222,7 +132,7 @@ def test_all_exact_runs_say_so(maker: Maker, monkeypatch: pytest.MonkeyPatch) ->
 def test_estimates_without_any_rank_agreement_have_no_plot(
     maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quality = alone(values.quality, maker.make(ranked=False).ws, RUN, monkeypatch)
+    quality = alone(trust.trust, maker.make(ranked=False).ws, RUN, monkeypatch)
     assert quality.all("table") and not quality.all("img")
 
 
@@ -292,15 +202,9 @@ def test_the_page_needs_nothing_from_elsewhere(standard: Rendered) -> None:
             assert not name.startswith("on")
             assert name not in ("src", "href") or value.startswith(("data:image/svg+xml;base64,", "#"))
     assert "url(" not in page.all("style")[0].text
-    assert len(page.all("img")) == 8
+    assert len(page.all("img")) == 11
     assert all(i.attributes["alt"] for i in page.all("img"))
     assert all("<svg" in svg for svg in drawings(page))
-
-
-def drawings(page: Node) -> list[str]:
-    """The page's plots as SVG text."""
-    images = page.all("img")
-    return [base64.b64decode(i.attributes["src"].partition(",")[2]).decode() for i in images]
 
 
 def test_the_same_run_gives_the_same_bytes_wherever_it_lies(standard: Rendered, tmp_path: Path) -> None:
@@ -336,13 +240,13 @@ def test_hostile_texts_stay_texts(maker: Maker) -> None:
     name = "</table>" + "".join(HOSTILE[:7])
     facts = {"command": " ".join(HOSTILE), "subset": HOSTILE[0]}
     config = {"pool": {"source": HOSTILE[0] + HOSTILE[4], "columns": {"prompt": HOSTILE[6]}}}
-    made = maker.make(rows=given, dataset=name, facts=facts, config=config)
+    made = maker.make(rows=given, dataset=name, facts=facts, config=config, verdict="weak")
     maker.make(OTHER, rows=given, dataset=name)
     html = render(made.ws, RUN)
     page = parse(html)
     assert page.all("section")[-1].attributes["id"] == "made"
     assert page.all("script") == []
-    assert (len(page.all("img")), len(page.all("style"))) == (8, 1)
+    assert (len(page.all("img")), len(page.all("style"))) == (11, 1)
     assert not re.search(UNSAFE, html)
     assert len(html) < 1_500_000
     assert "{{ 7 * 7 }} {% for x in y %}" in section(page, "subset").text

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nncift_core.estimator import block_design
-from nncift_core.store.designs import StoredDesign, find_or_make
+from nncift_core.estimator.labels import scattered_pairs
+from nncift_core.store.designs import Drawn, LabelCost, StoredDesign, find, find_or_make
+from nncift_core.store.files import publish, read_manifest
 from nncift_core.store.workspace import Workspace
 
 COLUMNS = np.arange(1000, 1020, dtype=np.int64)
@@ -58,3 +62,73 @@ def test_a_later_design_does_not_take_the_place_of_the_one_in_use(tmp_path: Path
     assert design(ws, np.arange(118, dtype=np.int64)).ref.key == first.ref.key
     assert design(ws, np.arange(130, dtype=np.int64)).ref.key != first.ref.key
     assert design(ws, np.arange(118, dtype=np.int64)).ref.key == first.ref.key
+
+
+def scatter(ws: Workspace, rows: np.ndarray, growth: float = 0.25) -> StoredDesign:
+    def draw(r: np.ndarray, c: np.ndarray) -> Drawn:
+        i, j = scattered_pairs(r, c, 250, 0)
+        return Drawn(np.unique(i), np.unique(j), "scattered", i, j, LabelCost(99.5, 100.0, "tokens"))
+
+    return find_or_make(ws, "scattered", rows, COLUMNS, growth, draw)
+
+
+def pairs(found: tuple[np.ndarray, np.ndarray]) -> set[tuple[int, int]]:
+    return set(zip(found[0].tolist(), found[1].tolist(), strict=True))
+
+
+def test_scattered_pairs_and_their_price_are_kept(tmp_path: Path) -> None:
+    ws, rows = Workspace.create(tmp_path / "ws"), np.arange(100, dtype=np.int64)
+    made = scatter(ws, rows)
+    drawn = pairs(scattered_pairs(rows, COLUMNS, 250, 0))
+    assert pairs((made.pair_rows, made.pair_columns)) == drawn
+    assert (made.kind, made.ref.pairs, made.ref.rows, made.ref.columns) == ("scattered", 250, 100, 20)
+    assert (made.ref.cost, made.ref.block_cost, made.ref.cost_unit) == (99.5, 100.0, "tokens")
+    assert made.all_rows.tolist() == rows.tolist() and made.all_columns.tolist() == COLUMNS.tolist()
+    manifest = read_manifest(ws.root / made.ref.path)
+    assert manifest is not None and manifest.meta["design"] == "scattered" and manifest.meta["cost"] == 99.5
+    kept = scatter(ws, np.arange(115, dtype=np.int64))
+    assert (kept.ref.key, kept.ref.reused) == (made.ref.key, True)
+    assert pairs((kept.pair_rows, kept.pair_columns)) == drawn
+
+
+def test_pairs_of_rows_that_went_away_are_left_out(tmp_path: Path) -> None:
+    ws, rows = Workspace.create(tmp_path / "ws"), np.arange(100, dtype=np.int64)
+    made = scatter(ws, rows)
+    found = pairs(made.pairs_among(rows[10:], COLUMNS[3:]))
+    assert 0 < len(found) < 250
+    assert found == {(r, c) for r, c in pairs((made.pair_rows, made.pair_columns)) if r >= 10 and c >= 1003}
+
+
+def test_a_block_has_a_price_too_and_no_scattered_pairs(tmp_path: Path) -> None:
+    ws, rows = Workspace.create(tmp_path / "ws"), np.arange(100, dtype=np.int64)
+    drawn = Drawn(rows[:5], COLUMNS, "all-targets", cost=LabelCost(25, 25, "rows"))
+    made = find_or_make(ws, "rows", rows, COLUMNS, 0.0, lambda r, c: drawn)
+    assert (made.kind, made.ref.pairs, made.ref.cost, made.ref.cost_unit) == ("all-targets", 100, 25, "rows")
+    assert len(made.pair_rows) == len(made.pair_columns) == 0
+    assert design(ws, rows).ref.cost is None
+
+
+def test_designs_of_an_older_store_are_blocks(tmp_path: Path) -> None:
+    ws, rows = Workspace.create(tmp_path / "ws"), np.arange(100, dtype=np.int64)
+    made = design(ws, rows)
+    # As they were written before there were other designs.
+    table = pa.table(
+        {
+            "side": pa.array(["row"] * 100 + ["column"] * 20).dictionary_encode(),
+            "content_id": pa.array(np.concatenate([rows, COLUMNS])),
+            "labelled": pa.array(np.isin(np.concatenate([rows, COLUMNS]), np.r_[rows[:10], COLUMNS[:4]])),
+        }
+    )
+    publish(
+        ws.root,
+        ws.root / made.ref.path,
+        lambda p: pq.write_table(table, p),
+        kind="label-design",
+        key=made.ref.key,
+        rows=120,
+        producer="exact-influence",
+        meta={"label_rows": 10, "label_columns": 4},
+    )
+    old = find(ws, "family", rows, COLUMNS, 0.0)
+    assert old is not None and (old.kind, old.ref.pairs, old.ref.cost) == ("block", 40, None)
+    assert old.label_rows.tolist() == rows[:10].tolist() and len(old.pair_rows) == 0
