@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.runs import Attempt
+from nncift_core.text import one_line
 
 COMPARISON = ("against", "metric", "value", "against_value", "gain", "lower", "upper", "verdict")
 QUALITY = ("quadrant", "predictor", "verdict", "n_pairs", "r2", "spearman", "lower", "upper", "recall_at_k")
@@ -39,8 +40,14 @@ def publish(
     )
     rows = [{k: _shown(q[k]) for k in QUALITY} for q in quality if q["target_task"] == "all"][:400]
     if rows:
+        facts = record["facts"]
+        verdict = one_line(f"{facts['estimator_verdict']}: {facts['estimator_reason']}", 300)
+        instead = facts["estimator_used"]
+        used = f" The baseline {instead!r} selects instead." if instead != facts["estimator"] else ""
         create_table_artifact(
-            rows, key=f"quality-{suffix}", description="Estimates against exact values never used for fitting"
+            rows,
+            key=f"quality-{suffix}",
+            description=f"Estimates against exact values never used for fitting. {verdict}.{used}",
         )
     rivals = [{k: _shown(c[k]) for k in COMPARISON} for c in comparison if c["task"] == "all"]
     if rivals:
@@ -69,9 +76,10 @@ def lineage_markdown(problem: Problem, record: dict[str, Any]) -> str:
     last = "exact"
     if m["estimator"]:
         e = m["estimator"]
+        kind = "estimator" if e["learned"] else "baseline"
         lines += [
             f'  embed["embeddings<br/>key {m["encoder_key"][:8]}"]',
-            f'  net["InfluenceNetwork {e["architecture"]}<br/>key {e["key"][:8]}, {e["labels"]:,} labels"]',
+            f'  net["{kind}: {_label(e["architecture"])}<br/>key {e["key"][:8]}, {e["labels"]:,} labels"]',
             f'  tiles["estimated tiles<br/>{len(m["estimates"])} files"]',
             "  exact --> net", "  embed --> net", "  net --> tiles", "  embed --> tiles",
         ]  # fmt: skip

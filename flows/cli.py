@@ -148,6 +148,35 @@ def plan(
 
 
 @app.command()
+def sweep(
+    config: ConfigArgument,
+    study: Annotated[
+        str,
+        typer.Option("--study", help="figures (quality by labels and network) or estimators (which one)."),
+    ] = "figures",
+    workspace: WorkspaceOption = Path(DEFAULT),
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Study estimators on a small exact matrix of the job; values and fits made before are reused."""
+    _quieten()
+    from flows.sweep import study_estimators
+    from tasks.progress import reporter
+
+    reporter.mode = "quiet" if quiet else "auto"
+    try:
+        result = study_estimators(config, study, workspace)
+    except KeyboardInterrupt:
+        _fail("interrupted; what is finished is kept: run the same command again to go on", 130)
+    if json_:
+        _print_json(result.model_dump(mode="json"))
+        return
+    from flows.sweep_summary import show_sweep
+
+    show_sweep(result)
+
+
+@app.command()
 def query(
     sql: Annotated[str, typer.Argument(help="One SELECT over the views.")],
     workspace: WorkspaceOption = Path(DEFAULT),

@@ -28,12 +28,11 @@ CELL = 80
 def show(result: ValuationResult) -> None:
     """Quality, subset by source, costs, where things are, what to try next."""
     console = _console()
-    if result.quality:
-        unseen = "Q3 was" if result.facts["kind"] == "pointwise" else "Q2-Q4 were"
-        _heading(console, f"Estimates against exact values (Q1 was fitted on; {unseen} never seen)")
-        console.print(_quality(result.quality))
-        console.print(Text(_verdicts(result.quality)))
     facts = result.facts
+    if result.quality:
+        _heading(console, "Estimates against exact values: all audit pairs, then each part")
+        console.print(_quality(result.quality))
+        console.print(Text(_verdicts(result)), soft_wrap=True)
     _heading(
         console,
         f"Subset: {result.selected:,} of {result.pool_rows:,} rows by {facts['rule']}{_gains(facts)}",
@@ -56,6 +55,9 @@ def show(result: ValuationResult) -> None:
     ]
     console.print(Text("\n".join(places)), soft_wrap=True)
     console.print(Text(_next_steps(result)), soft_wrap=True)
+    if "estimator_verdict" in facts:
+        style = {"trusted": "green", "refused": "bold red"}.get(facts["estimator_verdict"], "yellow")
+        console.print(Text(_trust(facts), style=style), soft_wrap=True)
 
 
 def show_second(result: ValuationResult, second: ValuationResult) -> None:
@@ -142,26 +144,55 @@ def _number(value: Any, digits: int = 3) -> str:
 
 
 def _quality(quality: list[dict[str, Any]]) -> Table:
-    """One line per predictor and quadrant; fits 80 columns. Verdicts follow as lines (`_verdicts`)."""
+    """Every predictor on all audit pairs, then the estimator part by part; fits 80 columns."""
     table = Table()
     for name in ("", "predictor", "pairs", "R2", "Spearman", "90 % interval", "top 10 %"):
         table.add_column(name, justify="left" if name in ("", "predictor") else "right", no_wrap=True)
-    last = None
-    for q in (q for q in quality if q["target_task"] == "all"):
-        if last not in (None, q["quadrant"]):
-            table.add_section()
-        interval = f"{_number(q['lower'], 2)}..{_number(q['upper'], 2)}" if q["lower"] is not None else "-"
-        first = q["quadrant"] if q["quadrant"] != last else ""
-        numbers = [f"{q['n_pairs']:,}", _number(q["r2"], 2), _number(q["spearman"], 2), interval]
-        table.add_row(first, q["predictor"], *numbers, _number(q["recall_at_k"], 2))
-        last = q["quadrant"]
+    pooled = [q for q in quality if q["target_task"] == "all" and q["quadrant"] == "all"]
+    parts = [q for q in quality if q["target_task"] == "all" and q["quadrant"] != "all"]
+    for part in (pooled, [q for q in parts if q["role"] == "estimator"]):
+        last = None
+        for q in part:
+            interval = (
+                f"{_number(q['lower'], 2)}..{_number(q['upper'], 2)}" if q["lower"] is not None else "-"
+            )
+            first = q["quadrant"] if q["quadrant"] != last else ""
+            numbers = [f"{q['n_pairs']:,}", _number(q["r2"], 2), _number(q["spearman"], 2), interval]
+            table.add_row(first, q["predictor"], *numbers, _number(q["recall_at_k"], 2))
+            last = q["quadrant"]
+        table.add_section()
     return table
 
 
-def _verdicts(quality: list[dict[str, Any]]) -> str:
-    """What the table means, in a line per quadrant."""
-    found = [q for q in quality if q["target_task"] == "all" and q["role"] == "estimator"]
-    return "\n".join(f"{q['quadrant']}  {q['predictor']}: {q['verdict']}" for q in found) + "\n"
+_PARTS = {
+    "Q1": "labelled row x labelled target: fitted on",
+    "Q2": "labelled row x other target",
+    "Q3": "other row x labelled target",
+    "Q4": "other row x other target",
+    "labels": "labelled pairs: fitted on",
+    "unseen": "pairs without a label",
+}
+
+
+_OF_ROWS = {**_PARTS, "Q1": "labelled rows: fitted on", "Q3": "rows without a label"}
+
+
+def _verdicts(result: ValuationResult) -> str:
+    """What the parts of the table are, and who was chosen for what reason."""
+    shown = dict.fromkeys(q["quadrant"] for q in result.quality if q["quadrant"] in _PARTS)
+    parts = _OF_ROWS if result.facts["kind"] == "pointwise" else _PARTS
+    lines = ["; ".join(f"{part}: {parts[part]}" for part in shown)]
+    if result.facts.get("estimator_choice"):
+        lines.append(f"chosen: {result.facts['estimator_choice']}")
+    return "\n".join(lines) + "\n"
+
+
+def _trust(facts: dict[str, Any]) -> str:
+    """The last line: whether the estimates may be trusted, and what selected in their place if not."""
+    line = f"estimates by {facts['estimator']}: {facts['estimator_verdict']}: {facts['estimator_reason']}"
+    if facts["estimator_used"] != facts["estimator"]:
+        line += f"; the subset rests on exact values and the baseline {facts['estimator_used']!r} instead"
+    return line
 
 
 def _subset(result: ValuationResult) -> Table:
@@ -240,6 +271,11 @@ def _notes(result: ValuationResult) -> list[str]:
         notes.append("note: labels and estimator of an earlier run were kept (the pool changed little)")
     if facts.get("state_kept_from_earlier_run"):
         notes.append("note: the function's preparation of an earlier run was kept (the pool changed little)")
+    if facts.get("learning_pointless"):
+        notes.append(
+            "note: exact values of this function cost next to nothing, so all were computed and nothing was "
+            "learned"
+        )
     if facts.get("exact_is_cheap"):
         notes.append(
             "note: exact values of this function cost next to nothing: label_fraction = 1 computes all"

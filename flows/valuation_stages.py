@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from flows import artifacts
 from flows.downstream import Downstream
+from flows.estimation import Estimation, EstimationStages
 from flows.stages import Stages
 from nncift_core.hashing import digest
-from nncift_core.pipeline.assess import assessed
+from nncift_core.pipeline.assess import estimation_rows
+from nncift_core.pipeline.choose import read_choice
 from nncift_core.pipeline.embed import embeddings_needed, plan_embed
-from nncift_core.pipeline.estimate import estimator_key, find_estimator, plan_estimate
+from nncift_core.pipeline.estimator_features import plan_estimator_features
 from nncift_core.pipeline.exact import ExactPlan, plan_exact
 from nncift_core.pipeline.features import features_needed, plan_features
 from nncift_core.pipeline.problem import SIDES
+from nncift_core.pipeline.refine import moved, plan_refine
 from nncift_core.pipeline.result import result_record, run_facts
 from nncift_core.pipeline.state import facts_of_state, needs_state, plan_state
 from nncift_core.store.files import read_manifest
@@ -36,6 +41,7 @@ class Valuation(Stages):
         self.command = command
         self.comparison: list[dict[str, Any]] = []
         self.state_facts: dict[str, Any] = {}
+        self.refinement: list[dict[str, Any]] = []
         self.unit = "rows" if self.config.pointwise else "pairs"
 
     def run(self) -> dict[str, Any]:
@@ -46,15 +52,21 @@ class Valuation(Stages):
         if embeddings_needed(self.config):
             self._embed()
         plan = self._exact()
-        estimator, quality = (None, []) if self.problem.all_exact else self._estimate(plan)
-        record = self._publish(plan, estimator, quality, self._select(estimator))
+        estimation = Estimation()
+        if not self.problem.all_exact:
+            self._estimator_features()
+            estimation = EstimationStages(self.job, self.attempt).run(plan, self.unit)
+        chosen = self._select(estimation.used)
+        if self.config.influence.refine_pairs and estimation.used is not None:
+            chosen = self._refine(plan, estimation.used, chosen)
+        record = self._publish(plan, estimation, chosen)
         if self.config.finetune is not None:
             downstream = Downstream(self.job, self.attempt).run(record["tables"]["selection"])
             record["tables"] |= downstream.tables
             record["facts"] |= downstream.facts
             self.comparison = downstream.comparison
             self.attempt.publish_result(record)
-        return self._result(record, quality, self._report())
+        return self._result(record, estimation, self._report())
 
     def _report(self) -> str:
         start = time.monotonic()
@@ -83,6 +95,15 @@ class Valuation(Stages):
         self.job = self.job.model_copy(update={"identity": identity})
         self.problem = self.job.problem()
 
+    def _estimator_features(self) -> None:
+        """What the estimator reads beside embeddings: forward passes of the influence model."""
+        shards, total = plan_estimator_features(self.problem)
+        if not total:
+            return
+        missing = sum(len(s.content_ids) for s in shards)
+        with self.stage("estimator-features", total, missing, "texts"):
+            run_shards(self.job, stages.estimator_features, [asdict(s) for s in shards])
+
     def _features(self, plan: ExactPlan) -> None:
         shards, total = plan_features(self.problem, plan)
         missing = sum(len(s.content_ids) for s in shards)
@@ -98,29 +119,6 @@ class Valuation(Stages):
         with self.stage("exact-influence", plan.pairs, plan.missing, self.unit):
             run_shards(self.job, stages.exact_influence, [asdict(s) for s in plan.shards if s.missing])
         return plan_exact(self.problem)
-
-    def _estimate(self, plan: ExactPlan) -> tuple[EstimatorRef, list[dict[str, Any]]]:
-        key = estimator_key(self.problem, plan)
-        ref = find_estimator(self.problem, key)
-        with self.stage("train-influence-network", 1, 0 if ref else 1, "network"):
-            if ref is None:
-                value, _ = cached(
-                    self.job,
-                    stages.train_influence_network,
-                    key,
-                    lambda v: find_estimator(self.problem, key) is not None,
-                )
-                ref = EstimatorRef.model_validate(value)
-        shards = plan_estimate(self.problem, ref)
-        missing = sum(s.missing for s in shards)
-        total = len(self.problem.rows) * len(self.problem.columns)
-        reference = ref.model_dump(mode="json")
-        with self.stage("estimate-influence", total, missing, self.unit):
-            wanted = [asdict(s) for s in shards if s.missing]
-            run_shards(self.job, stages.estimate_influence, wanted, reference)
-        assess_key = digest(["assess", 3, key, *assessed(self.problem, plan)])
-        quality, _ = cached(self.job, stages.assess, assess_key, lambda v: True, reference)
-        return ref, quality
 
     def _select(self, ref: EstimatorRef | None) -> dict[str, Any]:
         run_id = self.attempt.run_id
@@ -142,22 +140,64 @@ class Valuation(Stages):
         result: dict[str, Any] = chosen
         return result
 
-    def _publish(
-        self, plan: ExactPlan, ref: EstimatorRef | None, quality: list[dict[str, Any]], chosen: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _refine(self, plan: ExactPlan, ref: EstimatorRef, chosen: dict[str, Any]) -> dict[str, Any]:
+        """Buy exact values for rows near the edge of the subset, until it is stable or the budget spent."""
+        left, rounds = self.config.influence.refine_pairs, self.config.influence.refine_rounds
+        self.refinement = self._refined_before()
+        if self.refinement:
+            # The budget is the run's: an attempt after a finished one has nothing left to buy.
+            return chosen
+        for number in range(1, rounds + 1):
+            scores, order, known = read_choice(self.problem, chosen["tables"])
+            shards = plan_refine(self.problem, plan, scores, order, known, left)
+            missing = sum(s.missing for s in shards)
+            if not missing:
+                break
+            extra = replace(plan, shards=shards)
+            if features_needed(self.config):
+                self._features(extra)
+            with self.stage("refine-exact", missing, missing, self.unit):
+                run_shards(self.job, stages.exact_influence, [asdict(s) for s in shards])
+            self.problem.exact_store.refresh()
+            left -= missing
+            chosen = self._select(ref)
+            change = moved(order, read_choice(self.problem, chosen["tables"])[1])
+            self.refinement.append(
+                {
+                    "run_id": self.run_id, "round": number, "exact_pairs": missing,
+                    "entered": change["entered"], "left_subset": change["left"], "jaccard": change["jaccard"],
+                }
+            )  # fmt: skip
+            say(f"refine-exact: round {number}: {change['entered']:,} rows entered the subset")
+            if not change["entered"] or left <= 0:
+                break
+        return chosen
+
+    def _refined_before(self) -> list[dict[str, Any]]:
+        """Rounds of refinement that an earlier attempt of this run has published."""
+        before = read_result(self.ws, self.run_id)
+        path = before["tables"].get("refinement") if before else None
+        if path is None or not intact(self.ws, path):
+            return []
+        rows: list[dict[str, Any]] = pq.read_table(self.ws.root / path).to_pylist()
+        return rows
+
+    def _publish(self, plan: ExactPlan, estimation: Estimation, chosen: dict[str, Any]) -> dict[str, Any]:
         """Make subset and values visible now: whatever fails later, they stay."""
+        ref = estimation.used
+        parents = (ref.path,) if ref else ()
         tables = dict(chosen["tables"])
-        tables["estimator_quality"] = self.publish_rows(
-            "estimator_quality",
-            digest([self.run_id, quality]),
-            [{"run_id": self.run_id, **q} for q in quality],
-            producer="assess-estimator",
-            parents=(ref.path,) if ref else (),
-        )
-        facts = {**chosen["facts"], **run_facts(self.problem, plan, chosen["facts"]["exact_pairs_used"])}
-        facts |= {"subset": chosen["subset"], **self.state_facts}
+        found = estimation_rows(self.problem, self.run_id, estimation.fitted, estimation.check)
+        for view, rows in {**found, "refinement": self.refinement}.items():
+            key = digest([self.run_id, view, rows])
+            tables[view] = self.publish_rows(view, key, rows, producer="assess-estimator", parents=parents)
+        bought = sum(r["exact_pairs"] for r in self.refinement)
+        used = chosen["facts"]["exact_pairs_used"]
+        facts = {**chosen["facts"], **run_facts(self.problem, plan, used, refined_pairs=bought)}
+        facts |= {"subset": chosen["subset"], **self.state_facts, **estimation.facts()}
+        facts |= {"refined_pairs": bought}
         facts |= {"command": self.command} if self.command else {}
-        record = result_record(self.problem, self.run_id, ref, tables, facts)
+        record = result_record(self.problem, self.run_id, plan, ref, tables, facts)
         self.attempt.publish_result(self._with_earlier_comparison(record))
         return record
 
@@ -169,9 +209,10 @@ class Valuation(Stages):
         merged = {name: {**before[name], **record[name]} for name in ("tables", "facts")}
         return {**record, **merged}
 
-    def _result(self, record: dict[str, Any], quality: list[dict[str, Any]], report: str) -> dict[str, Any]:
+    def _result(self, record: dict[str, Any], estimation: Estimation, report: str) -> dict[str, Any]:
         """The fields of `ValuationResult`."""
         facts, costs = record["facts"], self.attempt.costs()
+        quality = estimation.quality
         artifacts.publish(self.problem, self.attempt, record, quality, self.comparison, costs)
         adapter = facts.get("adapter")
         return {

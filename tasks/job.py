@@ -20,6 +20,7 @@ from nncift_core.devices import pick, resolve_devices
 from nncift_core.encoders import Encoder, load_encoder
 from nncift_core.influence.contract import InfluenceFunction
 from nncift_core.influence.registry import create
+from nncift_core.language_models import LanguageModel, language_model_key, load_language_model
 from nncift_core.pipeline.problem import Keys, Problem
 from nncift_core.store.references import DatasetRef
 from nncift_core.store.workspace import Workspace
@@ -155,6 +156,24 @@ def encoder(job: Job, slot: Slot) -> Iterator[tuple[Encoder, str]]:
         return load_encoder(section, device, job.base_dir)
 
     with _shared("encoder", job.identity.encoder, section.device, slot, make) as found:
+        yield found
+
+
+@contextmanager
+def language_model(job: Job, slot: Slot) -> Iterator[tuple[LanguageModel, str]]:
+    """The model of `[language_model]` as it is for this slot, and its device.
+
+    It takes the place of the slot's influence function, which may have wrapped its copy in adapters, so that
+    a device holds one of them at a time.
+    """
+    config = job.config
+    section = config.language_model
+
+    def make(device: str) -> LanguageModel:
+        return load_language_model(section, device, config.base_dir)
+
+    key = f"teacher/{language_model_key(section, config.base_dir)}"
+    with _shared("language_model", key, section.device, slot, make) as found:
         yield found
 
 

@@ -20,6 +20,7 @@ from nncift_core.pipeline.assess import assess_estimator
 from nncift_core.pipeline.choose import choose, scores_table, selection_table, write_subset
 from nncift_core.pipeline.embed import EmbedShard, embed_shard
 from nncift_core.pipeline.estimate import EstimateShard, estimate_shard, train
+from nncift_core.pipeline.estimator_features import ForwardShard, compute_estimator_features
 from nncift_core.pipeline.exact import ExactShard, compute_exact, plan_exact
 from nncift_core.pipeline.features import FeatureShard, compute_features
 from nncift_core.pipeline.inputs import Role, read_input
@@ -121,6 +122,14 @@ def features(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
     return {"computed": computed, "device": device}
 
 
+@stage_task("estimator-features", "estimator-features {shard[name]}")
+def estimator_features(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
+    """Forward-pass features of some contents, for estimators, on a free device."""
+    with jobs.slots(job.config).take() as slot, jobs.language_model(job, slot) as (model, device):
+        computed = compute_estimator_features(job.problem(), model, ForwardShard(**shard), current.advance)
+    return {"computed": computed, "device": device}
+
+
 @stage_task("exact-influence", "exact-influence {shard[name]}")
 def exact_influence(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
     """Exact values of one shard on a free device."""
@@ -130,16 +139,17 @@ def exact_influence(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]
 
 
 @stage_task("train-influence-network", "train-influence-network")
-def train_influence_network(key: str, job: Job) -> dict[str, Any]:
-    """Fit the configured estimator on the labels; returns its reference."""
+def train_influence_network(key: str, job: Job, architecture: str | None = None) -> dict[str, Any]:
+    """Fit the configured estimator on the labels, or `architecture`; returns its reference."""
     problem = job.problem()
     plan = plan_exact(problem)
-    return train(problem, plan, key, lambda done, total: current.to(done, total)).model_dump(mode="json")
+    ref = train(problem, plan, key, architecture, lambda done, total: current.to(done, total))
+    return ref.model_dump(mode="json")
 
 
 @stage_task("assess-estimator", "assess-estimator")
-def assess(key: str, job: Job, estimator: dict[str, Any]) -> list[dict[str, Any]]:
-    """Quality of the estimates on the audit pairs, beside the baselines."""
+def assess(key: str, job: Job, estimator: dict[str, Any]) -> dict[str, Any]:
+    """What the audit says of the estimates, beside the baselines."""
     problem = job.problem()
     plan = plan_exact(problem)
     return assess_estimator(problem, plan, EstimatorRef(**estimator))
@@ -165,7 +175,7 @@ def select(key: str, job: Job, run_id: str, estimator: dict[str, Any] | None) ->
         choice = choose(problem, function, ref)
     tables = {
         "members": members_table(problem, plan),
-        "scores": scores_table(run_id, problem, choice),
+        "scores": scores_table(run_id, problem, choice, learned=ref is None or ref.learned),
         "selection": selection_table(run_id, choice, problem.pool),
     }
     parents = (plan.design.ref.path, *([ref.path] if ref else []), *problem.valued)

@@ -53,7 +53,13 @@ class Project:
             "pool": {"source": "pool.jsonl"},
             "target": {"source": "target.jsonl"},
             "language_model": {"model": str(ORACLES / "tiny-lm")},
-            "influence": {"function": "delift", "label_fraction": 0.5, "audit_pairs": 40},
+            "influence": {
+                "function": "delift",
+                "labels": "block",
+                "label_fraction": 0.5,
+                "audit_pairs": 40,
+            },
+            "estimator": {"architecture": "mlp"},
             "selection": {"count": 6},
             "shards": {"rows": 10, "columns": 8},
         }

@@ -37,6 +37,8 @@ def test_plan_counts_and_touches_nothing(offline_project: Project) -> None:
         "rows_dropped": 0,
         "duplicates": 1,
         "pairs": 288,
+        "label_design": "block",
+        "label_pairs": 72,
         "exact_pairs": 12 * 6 + 40,
         "features": 0,
         # One for each exact pair, one for each target row without an example.
@@ -208,5 +210,5 @@ def test_absent_commands_are_not_listed(offline_project: Project) -> None:
     text = offline_project.call("--help").stdout
     for here in ("quickstart", "report", "doctor"):
         assert here in text
-    for later in ("refresh", "prune", "sweep", "explain"):
+    for later in ("refresh", "prune", "explain"):
         assert later not in text

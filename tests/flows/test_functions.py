@@ -121,7 +121,8 @@ def test_the_warm_up_is_kept_while_the_pool_grows_little(make_project: Callable[
     grown = project.costs(result)
     assert result["facts"]["state_kept_from_earlier_run"]
     assert grown["prepare-function"]["computed"] == 0
-    assert grown["estimate-influence"]["computed"] == 3 * 12
+    # The audit of the grown pool may find another baseline better, so estimates are not counted here.
+    assert grown["train-influence-network"]["computed"] == 0
     # The audit is drawn anew over the grown pool; rows that were there keep their features.
     assert grown["features"]["computed"] <= 3 + 12
     assert grown["features"]["reused"] > 0
@@ -167,14 +168,14 @@ def test_encoder_prefixes_embed_the_two_sides_apart(make_project: Callable[[str]
     plain.value()
     project = configured(make_project("p"), "delift-se", encoder={"target_prefix": "query: "})
     costs = project.costs(project.value())
-    assert costs["embed"]["computed"] == 23 + 12
+    assert costs["embed"]["computed"] == 2 * (23 + 12), "whole texts and responses"
     sql = "SELECT train_id, target_id, influence FROM influence WHERE origin = 'exact' ORDER BY ALL"
     apart, alike = project.ask(sql), plain.ask(sql)
     assert [r["train_id"] for r in apart] == [r["train_id"] for r in alike]
     differences = [abs(a["influence"] - b["influence"]) for a, b in zip(apart, alike, strict=True)]
     assert 1e-3 < max(differences) < 0.5
     folders = list((project.workspace / "embeddings").iterdir())
-    assert len(folders) == 2
+    assert len(folders) == 2 * 2
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_the_pages_of_a_pointwise_run_speak_of_rows_and_not_of_targets(
     page = (project.folder / result["report"]).read_text(encoding="utf-8")
     assert "each by itself" in page and "against 12 target rows" not in page
     done = project.call("run", "job.toml", "--workspace", str(project.workspace))
-    assert "Q3 was never seen" in done.stdout and "FROM scores" in done.stdout
+    assert "Q3: rows without a label" in done.stdout and "FROM scores" in done.stdout
     assert "12 target rows were not read" in done.stdout
 
 
@@ -237,7 +238,7 @@ def test_a_fifth_function_is_one_file_and_one_line(
     project = configured(make_project("p"), "shared-letters")
     result = project.value()
     assert result["facts"]["rule"] == "flmi" and result["selected"] == 6
-    assert {q["quadrant"] for q in result["quality"]} == {"Q1", "Q2", "Q3", "Q4"}
+    assert {q["quadrant"] for q in result["quality"]} == {"Q1", "Q2", "Q3", "Q4", "all"}
     exact = project.ask(
         "SELECT influence, r.prompt AS a, c.prompt AS b FROM influence JOIN examples r ON "
         "r.example_id = train_id JOIN examples c ON c.example_id = target_id WHERE origin = 'exact'"

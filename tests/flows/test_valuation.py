@@ -14,10 +14,14 @@ from conftest import ORACLES, Project, oracle_rows, write_jsonl
 COLUMNS = {
     "examples": "example_id dataset role split task source source_id row_number label prompt response "
     "content_hash",
-    "influence": "run_id function quadrant origin predictor train_id target_id influence",
+    "influence": "run_id function quadrant origin predictor train_id target_id influence lower upper",
     "scores": "run_id function task variant seed origin train_id score",
     "estimator_quality": "run_id function quadrant target_task role predictor n_pairs mse r2 pearson "
-    "spearman spearman_per_target recall_at_k lower upper verdict",
+    "spearman spearman_per_target recall_at_k lower upper verdict spearman_centred",
+    "estimator_candidates": "run_id function rank predictor learned criterion component value seconds failed",
+    "estimator_gains": "run_id function study setting labels spearman r2 gain extrapolated",
+    "audit": "run_id function predictor train_id target_id exact predicted",
+    "refinement": "run_id round exact_pairs entered left_subset jaccard",
     "selection": "run_id rank train_id gain score",
     "subsets": "run_id subset seed train_id",
     "evaluation": "run_id function subset model mode task metric value lower upper seed fraction n_train"
@@ -130,14 +134,16 @@ def test_quality_stands_beside_baselines_in_every_quadrant(project: Project) -> 
     rows = project.ask("SELECT quadrant, role, predictor, n_pairs, verdict FROM estimator_quality")
     for quadrant in ("Q1", "Q2", "Q3", "Q4"):
         predictors = {r["predictor"]: r for r in rows if r["quadrant"] == quadrant}
-        baselines = {"constant", "row + column means", "embedding cosine", "bm25", "length"}
+        baselines = {"constant", "row + column means", "embedding cosine", "bm25", "length", "gradient proxy"}
         assert set(predictors) == baselines | {"mlp"}
         assert predictors["mlp"]["role"] == "estimator"
     assert {r["verdict"] for r in rows if r["quadrant"] == "Q1" and r["role"] == "estimator"} == {
         "fit on labels"
     }
     audited = {r["quadrant"]: r["n_pairs"] for r in rows if r["quadrant"] != "Q1"}
-    assert sum(audited.values()) == 40
+    assert audited.pop("all") == 40 == sum(audited.values())
+    verdicts = [r["verdict"] for r in rows if r["quadrant"] == "all" and r["role"] == "estimator"]
+    assert len(verdicts) == 1 and verdicts[0].split(":")[0] in ("trusted", "weak", "refused")
 
 
 def test_running_again_reuses_everything(project: Project) -> None:
@@ -200,7 +206,7 @@ def test_appending_computes_only_what_the_new_rows_need(make_project: Callable[[
     before, costs = p.costs(first), p.costs(second)
     assert second["run_id"] != first["run_id"]
     assert costs["ingest"]["computed"] == 4
-    assert costs["embed"]["computed"] == 3, "pool-20 is a copy of pool-06"
+    assert costs["embed"]["computed"] == 2 * 3, "text and response; pool-20 is a copy of pool-06"
     assert costs["estimate-influence"]["computed"] == 3 * 12
     assert costs["estimate-influence"]["reused"] == before["estimate-influence"]["items"]
     assert costs["train-influence-network"]["reused"] == 1
