@@ -137,7 +137,7 @@ def test_quality_table_equals_the_result(browser: Browser, hostile: Valued, ui: 
     head, *rows = table(browser, "Q1")
     assert head[:5] == ["quadrant", "predictor", "verdict", "n_pairs", "r2"]
     quality = [q for q in hostile.result["quality"] if q["target_task"] == "all"]
-    shown = [[*(str(q[k]) for k in head[:4]), f"{round(q['r2'], 4):g}"] for q in quality]
+    shown = [[*(str(q[k]) for k in head[:4]), f"{round(q['r2'], 4) + 0.0:g}"] for q in quality]
     assert len(rows) >= min(len(shown), 10)
     assert [r[:5] for r in rows] == shown[: len(rows)]
 
