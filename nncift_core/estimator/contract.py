@@ -35,6 +35,18 @@ LENGTH = "length"
 PROXY = "gradient proxy"
 PAIR_FEATURES = (COSINE, RESPONSE_COSINE, BM25, LENGTH, PROXY)
 
+# Groups as the config file names them -> groups of a side and features of pairs that go with them.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "embedding": (EMBEDDING, COSINE),
+    "response": (RESPONSE, RESPONSE_COSINE),
+    "lengths": (LENGTHS, LENGTH),
+    "hidden": (HIDDEN,),
+    "error": (ERROR,),
+    "loss": (LOSS,),
+    "bm25": (BM25,),
+    "proxy": (PROXY,),
+}
+
 
 class PairFeature(Protocol):
     """One number per pair of the rows and columns it stands over."""

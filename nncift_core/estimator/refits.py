@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nncift_core.estimator.contract import (
-    BM25,
-    COSINE,
-    EMBEDDING,
-    ERROR,
-    HIDDEN,
-    LENGTH,
-    LENGTHS,
-    LOSS,
-    PROXY,
-    RESPONSE,
-    RESPONSE_COSINE,
+    GROUPS,
     Features,
     checked_labels,
 )
@@ -38,17 +27,6 @@ from nncift_core.estimator.evidence import (
 from nncift_core.estimator.metrics import r_squared, spearman
 from nncift_core.hashing import hash_rank
 
-# Groups as the config file names them -> what a fit without the group may not read.
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "embedding": (EMBEDDING, COSINE),
-    "response": (RESPONSE, RESPONSE_COSINE),
-    "lengths": (LENGTHS, LENGTH),
-    "hidden": (HIDDEN,),
-    "error": (ERROR,),
-    "loss": (LOSS,),
-    "bm25": (BM25,),
-    "proxy": (PROXY,),
-}
 _MORE = 2.0
 
 

@@ -18,13 +18,14 @@ import numpy.typing as npt
 
 from nncift_core.bm25 import Okapi
 from nncift_core.config import Config
-from nncift_core.config_sections import CHEAP, FeatureGroup
+from nncift_core.config_sections import CHEAP
 from nncift_core.encoders import example_text
 from nncift_core.estimator.contract import (
     BM25,
     COSINE,
     EMBEDDING,
     ERROR,
+    GROUPS,
     HIDDEN,
     LENGTH,
     LENGTHS,
@@ -58,16 +59,6 @@ SHARD = 1024
 
 FORWARD = (HIDDEN, ERROR, LOSS, PROXY)
 _OF_PAIRS = (COSINE, RESPONSE_COSINE, BM25, PROXY)
-_NAMES: dict[FeatureGroup, tuple[str, ...]] = {
-    "embedding": (EMBEDDING, COSINE),
-    "response": (RESPONSE, RESPONSE_COSINE),
-    "lengths": (LENGTHS, LENGTH),
-    "hidden": (HIDDEN,),
-    "error": (ERROR,),
-    "loss": (LOSS,),
-    "bm25": (BM25,),
-    "proxy": (PROXY,),
-}
 # Estimators that read little; the others read whatever there is.
 _READS: dict[str, tuple[str, ...]] = {
     "mlp-paper": (EMBEDDING,),
@@ -101,7 +92,7 @@ def readable(config: Config) -> tuple[str, ...]:
     names = [*e.candidates, *CHEAP] if e.architecture == "auto" else [e.architecture]
     everything = (*SIDE_GROUPS, *PAIR_FEATURES)
     read = {group for name in names for group in _READS.get(name, everything)}
-    wanted = {name for group in e.features for name in _NAMES[group]}
+    wanted = {name for group in e.features for name in GROUPS[group]}
     return _possible(config, read & wanted)
 
 

@@ -8,17 +8,7 @@ from typing import Literal
 
 from nncift_core.config_sections import CHEAP, FEATURE_GROUPS, LEARNED, FeatureGroup
 from nncift_core.estimator.contract import (
-    BM25,
-    COSINE,
-    EMBEDDING,
-    ERROR,
-    HIDDEN,
-    LENGTH,
-    LENGTHS,
-    LOSS,
-    PROXY,
-    RESPONSE,
-    RESPONSE_COSINE,
+    GROUPS,
     Features,
 )
 
@@ -27,17 +17,6 @@ STUDIES: tuple[Study, ...] = ("figures", "estimators")
 
 LABELS, TOURNAMENT = "labels", "tournament"
 NETWORKS = ("mlp-paper", "mlp")
-# Groups of the config file -> groups of a side and features of pairs that go with them.
-PARTS: dict[FeatureGroup, tuple[str, ...]] = {
-    "embedding": (EMBEDDING, COSINE),
-    "response": (RESPONSE, RESPONSE_COSINE),
-    "lengths": (LENGTHS, LENGTH),
-    "hidden": (HIDDEN,),
-    "error": (ERROR,),
-    "loss": (LOSS,),
-    "bm25": (BM25,),
-    "proxy": (PROXY,),
-}
 
 
 @dataclass(frozen=True)
@@ -142,7 +121,7 @@ def without(features: Features, group: str) -> Features:
     """`features` less a group of the config file; "": as they are. Raises ValueError without that group."""
     if not group:
         return features
-    parts = next((parts for name, parts in PARTS.items() if name == group), ())
+    parts = next((parts for name, parts in GROUPS.items() if name == group), ())
     names = {*features.rows, *features.columns, *features.pairs}
     if not names & set(parts):
         raise ValueError(f"there is no feature group {group!r} to leave out")
