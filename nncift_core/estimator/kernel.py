@@ -95,7 +95,7 @@ class Kernel:
             at = kernel_pairs.solve_direct(row_side, column_side, pairs, hyper.noise, hyper.widths)
         elif exact:
             self.form = "pairs, conjugate gradients"
-            at = kernel_iterative.solve_masked(row_side, column_side, pairs, hyper.noise, hyper.widths)
+            at = kernel_iterative.solve_grid(row_side, column_side, pairs, hyper.noise, hyper.widths)
         else:
             self.form = "pairs, conjugate gradients, landmarks"
             k_r = row_side.against(features.rows, labels.rows)
@@ -111,14 +111,11 @@ class Kernel:
             (labels.scale * x).astype(np.float32, order="C") for x in (at.W, at.row_part, at.column_part)
         ]
         self.thin = Thin(row_side, column_side, *scaled)
-        return hyper.widths * (pairs.F @ at.alpha), float(pairs.y @ at.alpha), at.logdet
+        return at.beta, at.quadratic, at.logdet
 
     def predict(self, features: Features) -> Float32:
-        """As `contract.Estimator.predict`: `k_r W k_c^T + F beta`, two thin matrix products in float32."""
-        out = self.thin.tile(features)
-        self.linear.add_tile(out, features)
-        out += np.float32(self.shift)
-        return out
+        """As `contract.Estimator.predict`: `k_r W k_c^T + F beta`, thin matrix products in float32."""
+        return self.thin.tile(features, self.linear.weighted(features, self.shift))
 
     def predict_pairs(self, features: Features, i: Int64, j: Int64) -> Float32:
         """As `contract.Estimator.predict_pairs`."""

@@ -1,153 +1,114 @@
-"""Many scattered labels: the pair form of the kernel estimator by preconditioned conjugate gradients.
+"""Many scattered labels: the pair form of the kernel estimator by conjugate gradients.
 
-A product with the covariance needs no matrix of pairs by pairs: labels are spread into a [rows, columns]
-matrix, multiplied by a kernel from each side, and read off again at the pairs. `solve_masked` does so with
-the exact kernels. `solve_landmarks`, for matrices too large for that, has kernels through `LANDMARKS` items
-of a side (Nystroem) and keeps the spread labels sparse.
+Solved for the coefficients of `kernel_design`, not for the labels' weights: with labels at random places
+`X^T X` is near to a multiple of the identity, so that `counts prior + s^2` is nearly the diagonal of the
+system and few steps suffice, however large the prior's largest eigenvalue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from nncift_core.estimator.contract import Float32, Float64, Int64
-from nncift_core.estimator.kernel_pairs import Pairs, PairSolve, spread
+from nncift_core.estimator.contract import Float32, Float64
+from nncift_core.estimator.kernel_design import Design, Grid, LandmarkDesign, Mean, Parts
+from nncift_core.estimator.kernel_pairs import Pairs, PairSolve
 from nncift_core.estimator.kernel_sides import Side
 
 LANDMARKS = 512
-# The exact kernels are used up to this many items of a side and multiplications a step.
-EXACT_ITEMS, EXACT_WORK = 4096, 2e10
-TOLERANCE = 1e-4
-STEPS = 500
-_CHUNK = 8192
-_PIVOTS, _PIVOT_FLOATS = 1000, 1 << 25
-# Eigenvalues of the landmarks' kernel below this share of the largest are rounding of float32.
-_RANK_SHARE = 1e-6
-
-Product = Callable[[Float64], Float64]
+# The exact kernels are used up to this many items of a side and multiplications of a step.
+EXACT_ITEMS, EXACT_WORK = 2048, 2e10
+# Root mean square of what is missing at the labels, in standard deviations of the labels.
+TOLERANCE = 5e-4
+STEPS = 300
 
 
 def exact_is_cheap(rows: int, columns: int) -> bool:
-    """Whether `solve_masked` is affordable for so many labelled rows and columns."""
+    """Whether `solve_grid` is affordable for so many labelled rows and columns."""
     return max(rows, columns) <= EXACT_ITEMS and rows * columns * (rows + columns) <= EXACT_WORK
 
 
-def solve_masked(rows: Side, columns: Side, pairs: Pairs, noise: float, widths: Float64) -> PairSolve:
-    """By conjugate gradients on `v -> mask(K_r spread(v) K_c)`; landmarks are all labelled items."""
-    shape = len(rows.x), len(columns.x)
-    K_r = rows.own_kernel() + rows.d * np.eye(shape[0])
-    K_c = columns.own_kernel() + columns.d * np.eye(shape[1])
-
-    def product(v: Float64) -> Float64:
-        out: Float64 = (K_r @ spread(pairs, v, shape) @ K_c)[pairs.r, pairs.c]
-        return out + noise * v + (pairs.F.T * widths) @ (pairs.F @ v)
-
-    at = pivots(len(pairs.y))
-    near = K_r[:, pairs.r[at]][pairs.r] * K_c[:, pairs.c[at]][pairs.c]
-    inverse = preconditioner(near, at, pairs.F, noise, widths)
-    alpha, steps = conjugate_gradients(product, pairs.y, inverse)
-    W = spread(pairs, alpha, shape)
-    return PairSolve(alpha, W, rows.d * W, columns.d * W, None, steps)
+def solve_grid(rows: Side, columns: Side, pairs: Pairs, noise: float, widths: Float64) -> PairSolve:
+    """With the exact kernels; the sides' landmarks are all labelled items."""
+    mean = Mean(pairs, widths)
+    return _solve(Grid(rows, columns, pairs, mean), pairs, noise, mean)
 
 
 def solve_landmarks(
     rows: Side, columns: Side, k_r: Float32, k_c: Float32, pairs: Pairs, noise: float, widths: Float64
 ) -> PairSolve:
-    """By conjugate gradients on kernels through landmarks; k_r [R, m_r], k_c [C, m_c]: labelled items
-    against landmarks. `K_r = P_r P_r^T + d_r I` with `P_r = k_r B_r`, `B_r = U diag(l)^-1/2`, K_c alike."""
-    B_r, B_c = _whitening(rows), _whitening(columns)
-    P_r, P_c = (torch.from_numpy(k.astype(np.float64) @ B) for k, B in ((k_r, B_r), (k_c, B_c)))
-    r, c = torch.from_numpy(pairs.r), torch.from_numpy(pairs.c)
-    shape = (len(k_r), len(k_c))
-
-    def parts(v: Float64) -> tuple[torch.Tensor, torch.Tensor]:
-        x = torch.from_numpy(v)
-        there = torch.sparse_coo_tensor(torch.stack([r, c]), x, shape, check_invariants=False)
-        back = torch.sparse_coo_tensor(torch.stack([c, r]), x, shape[::-1], check_invariants=False)
-        return torch.sparse.mm(there, P_c), torch.sparse.mm(back, P_r)
-
-    def product(v: Float64) -> Float64:
-        of_rows, of_columns = parts(v)
-        left = P_r @ (P_r.T @ of_rows) + rows.d * of_rows
-        out = (noise + rows.d * columns.d) * v + (pairs.F.T * widths) @ (pairs.F @ v)
-        for k in range(0, len(v), _CHUNK):
-            i, j = r[k : k + _CHUNK], c[k : k + _CHUNK]
-            near = torch.linalg.vecdot(left[i], P_c[j])
-            near += columns.d * torch.linalg.vecdot(P_r[i], of_columns[j])
-            out[k : k + _CHUNK] += near.numpy()
-        return out
-
-    at = pivots(len(pairs.y))
-    near = _against_pivots(P_r, rows.d, pairs.r, at) * _against_pivots(P_c, columns.d, pairs.c, at)
-    alpha, steps = conjugate_gradients(product, pairs.y, preconditioner(near, at, pairs.F, noise, widths))
-    of_rows, of_columns = parts(alpha)
-    W = B_r @ (P_r.T @ of_rows).numpy() @ B_c.T
-    row_part = rows.d * (of_rows.numpy() @ B_c.T)
-    column_part = columns.d * (B_r @ of_columns.numpy().T)
-    return PairSolve(alpha, W, row_part, column_part, None, steps)
+    """With kernels through landmarks; k_r [R, m_r], k_c [C, m_c]: labelled items against landmarks."""
+    mean = Mean(pairs, widths)
+    design = LandmarkDesign(rows, columns, k_r, k_c, pairs, mean)
+    return _solve(design, pairs, noise + rows.d * columns.d, mean)
 
 
-def pivots(n: int) -> Int64:
-    """Positions of the labels that the preconditioner is built on, evenly over n labels."""
-    k = max(1, min(n, _PIVOTS, _PIVOT_FLOATS // n))
-    return np.unique(np.linspace(0, n - 1, k).astype(np.int64))
+def _solve(design: Design, pairs: Pairs, noise: float, mean: Mean) -> PairSolve:
+    at = conjugate_gradients(design, pairs.y.astype(np.float32), noise)
+    W, row_part, column_part = design.weights(at.g)
+    return PairSolve(W, row_part, column_part, mean.slopes(at.g[-1]), at.quadratic, None, at.steps)
 
 
-def preconditioner(near: Float64, at: Int64, F: Float64, noise: float, widths: Float64) -> Product:
-    """`(P P^T + F diag(t) F^T + s^2 I)^-1` with the Nystroem factor P of the kernel on the labels `at` [k]
-    (Woodbury's identity); near [n, k]: kernel of all labels with those."""
-    core = near[at]
-    core[np.diag_indices(len(at))] += 1e-8 * np.trace(core) / len(at)
-    L = torch.linalg.cholesky(torch.from_numpy(core))
-    P = torch.linalg.solve_triangular(L, torch.from_numpy(near.T), upper=False)
-    factor = torch.cat([P, torch.from_numpy(F * np.sqrt(widths)[:, None])])
-    small = factor @ factor.T + noise * torch.eye(len(factor), dtype=torch.float64)
-    root = torch.linalg.cholesky(small)
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """g: coefficients divided by their priors; quadratic: `y^T Sigma^-1 y`; steps taken."""
 
-    def apply(v: Float64) -> Float64:
-        x = torch.from_numpy(v)
-        inner = torch.cholesky_solve((factor @ x)[:, None], root)[:, 0]
-        out: Float64 = ((x - inner @ factor) / noise).numpy()
-        return out
-
-    return apply
+    g: Parts
+    quadratic: float
+    steps: int
 
 
-def conjugate_gradients(product: Product, b: Float64, inverse: Product) -> tuple[Float64, int]:
-    """(x, steps) with `product(x) = b` to a relative residual of 1e-4 (Hestenes and Stiefel 1952).
+def conjugate_gradients(design: Design, y: Float32, noise: float) -> Solution:
+    """Minimum of `|y - X h|^2 / s^2 + sum h^2 / prior` over `h = prior g` (Hestenes and Stiefel 1952).
 
-    inverse: near to the inverse of `product`, symmetric. Raises ValueError when that takes more than 500
-    steps.
+    Preconditioned by `1 / (counts prior + s^2)`, until the energy of what is missing, per label, is below
+    `TOLERANCE`^2. Raises ValueError when that takes more than `STEPS` steps.
     """
-    x, residual = np.zeros_like(b), b.copy()
-    goal = TOLERANCE * float(np.linalg.norm(b))
-    better = inverse(residual)
-    direction, square = better, float(residual @ better)
-    for step in range(STEPS):
-        if np.linalg.norm(residual) <= goal:
-            return x, step
-        image = product(direction)
-        length = square / float(direction @ image)
-        x += length * direction
-        residual = residual - length * image
-        better = inverse(residual)
-        before, square = square, float(residual @ better)
-        direction = better + (square / before) * direction
-    raise ValueError(f"conjugate gradients did not converge in {STEPS} steps on {len(b)} labels")
+    priors = design.priors
+    scales = scales_of(design, noise)
+    residual = design.adjoint(y)
+    g = [np.zeros_like(x) for x in residual]
+    better = _times(residual, scales)
+    direction, square = better, _dot(residual, priors, better)
+    goal = TOLERANCE**2 * len(y)
+    for step in range(STEPS + 1):
+        if square <= goal:
+            return Solution(g, _quadratic(design, y, g, noise), step)
+        h = _times(direction, priors)
+        image = design.adjoint(design.forward(h))
+        for x, d in zip(image, direction, strict=True):
+            x += np.float32(noise) * d
+        length = np.float32(square / _dot_flat(h, image))
+        for x, r, d, z in zip(g, residual, direction, image, strict=True):
+            x += length * d
+            r -= length * z
+        better = _times(residual, scales)
+        before, square = square, _dot(residual, priors, better)
+        ratio = np.float32(square / before)
+        direction = [z + ratio * d for z, d in zip(better, direction, strict=True)]
+    raise ValueError(f"conjugate gradients did not converge in {STEPS} steps on {len(y)} labels")
 
 
-def _against_pivots(P: torch.Tensor, d: float, place: Int64, at: Int64) -> Float64:
-    kernel = (P @ P[torch.from_numpy(place[at])].T).numpy()
-    out: Float64 = kernel[place]
-    out += d * (place[:, None] == place[at])
-    return out
+def scales_of(design: Design, noise: float) -> Parts:
+    """The preconditioner: `1 / (counts prior + s^2)` of every part."""
+    pairs = zip(design.counts, design.priors, strict=True)
+    return [np.reciprocal(count * prior + np.float32(noise), dtype=np.float32) for count, prior in pairs]
 
 
-def _whitening(side: Side) -> Float64:
-    values, vectors = np.linalg.eigh(side.own_kernel())
-    keep = values > values[-1] * _RANK_SHARE
-    out: Float64 = vectors[:, keep] / np.sqrt(values[keep])
-    return out
+def _quadratic(design: Design, y: Float32, g: Parts, noise: float) -> float:
+    h = _times(g, design.priors)
+    left = (y - design.forward(h)).astype(np.float64)
+    return float(left @ left) / noise + _dot_flat(g, h)
+
+
+def _times(x: Parts, y: Parts) -> Parts:
+    return [a * b for a, b in zip(x, y, strict=True)]
+
+
+def _dot(x: Parts, priors: Parts, y: Parts) -> float:
+    return _dot_flat(_times(x, priors), y)
+
+
+def _dot_flat(x: Parts, y: Parts) -> float:
+    return sum(float(np.dot(a.ravel(), b.ravel())) for a, b in zip(x, y, strict=True))

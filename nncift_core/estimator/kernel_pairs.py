@@ -72,16 +72,18 @@ class PairLikelihood:
 
 @dataclass(frozen=True, eq=False)
 class PairSolve:
-    """Weights of the labels and what the prediction needs of them.
+    """What the prediction needs of a solve.
 
-    alpha [k] = `Sigma^-1 y`; W [m_r, m_c], row_part [R, m_c], column_part [m_r, C]: see `Thin`;
-    logdet: of Sigma, None after conjugate gradients; steps: how many of those, 0 for Cholesky.
+    W [m_r, m_c], row_part [R, m_c], column_part [m_r, C]: see `Thin`; beta [p]: slopes of the standardised
+    pair features; quadratic: `y^T Sigma^-1 y`; logdet: of Sigma, None after conjugate gradients; steps: how
+    many of those, 0 for Cholesky.
     """
 
-    alpha: Float64
     W: Float64
     row_part: Float64
     column_part: Float64
+    beta: Float64
+    quadratic: float
     logdet: float | None
     steps: int
 
@@ -104,7 +106,8 @@ def solve_direct(rows: Side, columns: Side, pairs: Pairs, noise: float, widths: 
     y = torch.from_numpy(pairs.y)[:, None]
     alpha = np.ascontiguousarray(torch.cholesky_solve(y, L)[:, 0].numpy())
     W = spread(pairs, alpha, (len(rows.x), len(columns.x)))
-    return PairSolve(alpha, W, rows.d * W, columns.d * W, 2 * float(L.diagonal().log().sum()), 0)
+    beta, quadratic = widths * (pairs.F @ alpha), float(pairs.y @ alpha)
+    return PairSolve(W, rows.d * W, columns.d * W, beta, quadratic, 2 * float(L.diagonal().log().sum()), 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,5 +153,6 @@ def _collect(G: Float64, at: Int64, n: int) -> Float64:
 
 
 def _invert(sigma: Float64) -> tuple[Float64, float]:
+    # numpy's inverse is many times faster than LAPACK's from a Cholesky factor.
     logdet = 2 * float(np.log(np.diag(np.linalg.cholesky(sigma))).sum())
     return np.asarray(np.linalg.inv(sigma), dtype=np.float64), logdet

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import torch
+from scipy.optimize import minimize
 
 from nncift_core.estimator.contract import Float64
 from nncift_core.estimator.kernel_sides import SideWeights
@@ -24,6 +24,8 @@ WIDTH_SD = 2.0
 # Logarithms stay this near to their prior means: steps of the search beyond would leave float64.
 REACH = 8.0
 MAX_EVALUATIONS = 60
+# The search ends when a step gains less than this share of the objective.
+LEAST_GAIN = 1e-5
 FLOOR = 1e-5
 # Strength, in labels, of the prior belief that standardised labels have a scale of one.
 SCALE_LABELS = 2.0
@@ -74,24 +76,23 @@ def search(
         prior = np.log(np.array([*start, NOISE, *[WIDTH] * pair_features]))
     sd = np.array([PRIOR_SD] * (len(start) + 1) + [WIDTH_SD] * pair_features)
     free = np.isfinite(prior)
-    sd = sd[free]
-    x = torch.tensor(prior[free], dtype=torch.float64, requires_grad=True)
 
-    def here() -> Float64:
-        theta: Float64 = prior.copy()
-        theta[free] = np.clip(x.detach().numpy(), prior[free] - REACH, prior[free] + REACH)
-        return theta
+    def theta(x: Float64) -> Float64:
+        out: Float64 = prior.copy()
+        out[free] = x
+        return out
 
-    def value() -> float:
-        theta = here()
-        loss, slopes = objective(Hyper.of(theta, *groups))
-        away = (theta[free] - prior[free]) / sd
-        x.grad = torch.from_numpy(slopes[free] + away / sd)
-        return loss + 0.5 * float(away @ away)
+    def value(x: Float64) -> tuple[float, Float64]:
+        loss, slopes = objective(Hyper.of(theta(x), *groups))
+        away = (x - prior[free]) / sd[free]
+        return loss + 0.5 * float(away @ away), slopes[free] + away / sd[free]
 
-    optimizer = torch.optim.LBFGS(
-        [x], max_iter=MAX_EVALUATIONS, max_eval=MAX_EVALUATIONS, tolerance_grad=1e-2,
-        tolerance_change=1e-4, line_search_fn="strong_wolfe",
-    )  # fmt: skip
-    optimizer.step(value)  # type: ignore[no-untyped-call]
-    return Hyper.of(here(), *groups)
+    found = minimize(
+        value,
+        prior[free],
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(x - REACH, x + REACH) for x in prior[free]],
+        options={"maxfun": MAX_EVALUATIONS, "ftol": LEAST_GAIN, "gtol": 1e-2},
+    )
+    return Hyper.of(theta(found.x), *groups)

@@ -9,8 +9,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from nncift_core.estimator.contract import Features, Float32, Float64, Int64, PairFeature
+from nncift_core.estimator.contract import Features, Float32, Float64, Int64
 from nncift_core.estimator.kernel_sides import Side
+from nncift_core.estimator.pair_features import Weighted
 
 _ROWS = 4096
 _PAIRS = 16384
@@ -34,16 +35,16 @@ class Linear:
         out: Float64 = (values - self.mean[:, None]) / self.sd[:, None]
         return out
 
-    def add_tile(self, out: Float32, features: Features) -> None:
-        """Adds the mean of every pair to `out` [R, C]."""
-        for name, mean, slope in zip(self.names, self.mean, self.beta / self.sd, strict=True):
-            out += np.float32(slope) * _feature(features, name).tile()
-            out -= np.float32(slope * mean)
+    def weighted(self, features: Features, shift: float) -> Weighted:
+        """The mean of every pair, plus `shift`."""
+        slopes = self.beta / self.sd
+        constant = shift - float(slopes @ self.mean)
+        return Weighted.of(features, zip(self.names, slopes.tolist(), strict=True), constant)
 
     def add_pairs(self, out: Float32, features: Features, i: Int64, j: Int64) -> None:
         """Adds the mean of the pairs to `out` [k]."""
         for name, mean, slope in zip(self.names, self.mean, self.beta / self.sd, strict=True):
-            out += np.float32(slope) * _feature(features, name).at(i, j)
+            out += np.float32(slope) * features.pairs[name].at(i, j)
             out -= np.float32(slope * mean)
 
 
@@ -67,32 +68,38 @@ class Thin:
         w = W.astype(np.float32, order="C")
         return cls(rows, columns, w, np.float32(rows.d) * w, np.float32(columns.d) * w)
 
-    def tile(self, features: Features) -> Float32:
-        """Of every row with every column."""
+    def tile(self, features: Features, mean: Weighted) -> Float32:
+        """Of every row with every column, plus the linear mean, whose vectors join the same product."""
         R, C = features.shape
         k_c = self.columns.against(features.columns, np.arange(C))
         columns, of_columns = self.columns.known(features.column_ids)
         few_rows = len(self.W) <= len(self.W.T)
-        G = np.empty((0, 0), np.float32)
+        # [inner, C]: what the rows' side is multiplied by, the mean's vectors last.
+        inner = len(self.W) if few_rows else len(self.W.T)
+        right = np.empty((inner + mean.right.shape[1], C), np.float32)
+        right[inner:] = mean.right.T
+        right[:inner] = self.W @ k_c.T if few_rows else k_c.T
         if few_rows:
-            G = self.W @ k_c.T
-            G[:, columns] += self.column_part[:, of_columns]
+            right[:inner, columns] += self.column_part[:, of_columns]
         out = np.empty((R, C), np.float32)
+        left = np.empty((min(R, _ROWS), len(right)), np.float32)
         for first in range(0, R, _ROWS):
             at = np.arange(first, min(first + _ROWS, R))
             k_r = self.rows.against(features.rows, at)
             rows, of_rows = self.rows.known(features.row_ids[at])
-            here = out[first : first + _ROWS]
+            here, a = out[first : first + _ROWS], left[: len(at)]
+            a[:, inner:] = mean.left[at]
             if few_rows:
-                np.matmul(k_r, G, out=here)
-                if len(rows):
-                    here[rows] += self.row_part[of_rows] @ k_c.T
-                continue
-            H = k_r @ self.W
-            H[rows] += self.row_part[of_rows]
-            np.matmul(H, k_c.T, out=here)
-            if len(columns):
+                a[:, :inner] = k_r
+            else:
+                np.matmul(k_r, self.W, out=a[:, :inner])
+                a[rows, :inner] += self.row_part[of_rows]
+            np.matmul(a, right, out=here)
+            if few_rows and len(rows):
+                here[rows] += self.row_part[of_rows] @ k_c.T
+            if not few_rows and len(columns):
                 here[:, columns] += k_r @ self.column_part[:, of_columns]
+        mean.add_rest(out)
         return out
 
     def pairs(self, features: Features, i: Int64, j: Int64) -> Float32:
@@ -126,9 +133,3 @@ class Thin:
         """As `state` left it; raises KeyError for a state of another kind."""
         rows, columns = (Side.from_state(name, arrays, settings) for name in ("rows", "columns"))
         return cls(rows, columns, arrays["W"], arrays["row_part"], arrays["column_part"])
-
-
-def _feature(features: Features, name: str) -> PairFeature:
-    if name not in features.pairs:
-        raise ValueError(f"the fit read the pair feature {name!r}; it is not there")
-    return features.pairs[name]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from nncift_core.bm25 import Okapi
-from nncift_core.estimator.contract import Float32, Int64
+from nncift_core.estimator.contract import Features, Float32, Int64, PairFeature
 
 _CHUNK = 8192
 
@@ -109,6 +110,48 @@ class Lexical:
         return Lexical(
             self.scores, tuple(self.rows[r] for r in rows), tuple(self.columns[c] for c in columns)
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """`constant + sum_p slope_p x_p` over pair features x_p as one matrix product, `left right^T`, [R, C].
+
+    left [R, e], right [C, e]; rest: slopes and features that are no product of the sides' vectors.
+    """
+
+    left: Float32
+    right: Float32
+    rest: tuple[tuple[np.float32, PairFeature], ...]
+
+    @classmethod
+    def of(cls, features: Features, slopes: Iterable[tuple[str, float]], constant: float) -> Weighted:
+        """slopes: (name of a pair feature, slope). Raises ValueError for one that is not there."""
+        R, C = features.shape
+        of_row, rest = np.full(R, constant, np.float32), []
+        left, right = [of_row[:, None]], [np.ones((C, 1), np.float32)]
+        for name, slope in slopes:
+            if name not in features.pairs:
+                raise ValueError(f"the fit read the pair feature {name!r}; it is not there")
+            feature = features.pairs[name]
+            if isinstance(feature, OfRow):
+                of_row += np.float32(slope) * feature.rows
+            elif isinstance(feature, Cosine):
+                left.append(np.float32(slope) * feature.rows)
+                right.append(feature.columns)
+            else:
+                rest.append((np.float32(slope), feature))
+        return cls(np.concatenate(left, axis=1), np.concatenate(right, axis=1), tuple(rest))
+
+    def add_rest(self, out: Float32) -> None:
+        """Adds the features that are no product to `out` [R, C]."""
+        for slope, feature in self.rest:
+            out += slope * feature.tile()
+
+    def tile(self) -> Float32:
+        """[R, C]."""
+        out: Float32 = self.left @ self.right.T
+        self.add_rest(out)
+        return out
 
 
 def _unit(x: Float32) -> Float32:

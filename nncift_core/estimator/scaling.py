@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nncift_core.estimator.contract import Features, Float32, Float64, Int64
+from nncift_core.estimator.pair_features import Weighted
 
 MAX_AXES = 256
 _MAX_ROWS_FOR_AXES = 1024
@@ -111,11 +112,9 @@ class LinearMean:
         return cls(names, float(z.mean()), centres, slopes)
 
     def tile(self, features: Features) -> Float32:
-        """[R, C], one pair feature at a time."""
-        out = np.full(features.shape, self.intercept, np.float32)
-        for name, centre, slope in zip(self.names, self.centres, self.slopes, strict=True):
-            out += np.float32(slope) * (features.pairs[name].tile() - np.float32(centre))
-        return out
+        """[R, C]."""
+        constant = self.intercept - float(self.slopes @ self.centres)
+        return Weighted.of(features, zip(self.names, self.slopes.tolist(), strict=True), constant).tile()
 
     def at(self, features: Features, i: Int64, j: Int64) -> Float32:
         """[k]."""
