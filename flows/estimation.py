@@ -19,7 +19,7 @@ from tasks.progress import say
 from tasks.running import cached, run_shards
 
 # Raise it when the same labels and audit pairs would be judged otherwise.
-_ASSESS_VERSION = 4
+_ASSESS_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Estimation:
             "estimator_about": self.fitted.about,
             "audit_measuring_pairs": len(self.check["pairs"]),
             "interval_half_width": self.half_width,
+            "estimator_drift": self.check["drift"]["told"],
         }
 
 

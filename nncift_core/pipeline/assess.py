@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from nncift_core.estimator.baselines import default_baselines
 from nncift_core.estimator.contract import Estimator, Features
+from nncift_core.estimator.drift import after_drift, drift
 from nncift_core.estimator.gate import Verdict, judge
 from nncift_core.estimator.intervals import conformal
 from nncift_core.estimator.quality import assess
@@ -32,10 +33,11 @@ STUDY_LABELS = 20_000
 def assess_estimator(problem: Problem, plan: ExactPlan, ref: EstimatorRef) -> dict[str, Any]:
     """What the audit says of the estimator of `ref`, JSON-ready.
 
-    quality: rows of `estimator_quality` (without run_id), the estimator beside every cheap baseline
-    fitted on the same labels; verdict: fields of `gate.Verdict`; pairs: the audit pairs with exact value
-    and prediction; intervals: half widths of 90 % intervals, by predictor; gains: what each feature group
-    and more labels would bring. Pairs that chose the estimator measure nothing.
+    quality: rows of `estimator_quality` (without run_id), the estimator beside every cheap baseline fitted
+    on the same labels; verdict: fields of `gate.Verdict`; drift: fields of `drift.Drift`, and what to tell
+    of it; pairs: the audit pairs with exact value and prediction; intervals: half widths of 90 % intervals,
+    by predictor; gains: what each feature group and more labels would bring. Pairs that chose the estimator
+    measure nothing.
     """
     measured = ~choosing(problem, plan)
     features, labels, audit = known_values(problem, plan, measured)
@@ -53,6 +55,9 @@ def assess_estimator(problem: Problem, plan: ExactPlan, ref: EstimatorRef) -> di
         columns=audit.j,
         seed=problem.config.seed,
     )
+    moved = drift(audit.values, unseen[ref.architecture], _is_new(features, audit, plan), _mean(labels))
+    if ref.learned:
+        verdict = after_drift(verdict, moved)
     rows, columns = (
         features.row_ids[np.concatenate([labels.i, audit.i])],
         features.column_ids[np.concatenate([labels.j, audit.j])],
@@ -71,10 +76,21 @@ def assess_estimator(problem: Problem, plan: ExactPlan, ref: EstimatorRef) -> di
     return {
         "quality": [asdict(q) for q in quality],
         "verdict": asdict(verdict),
+        "drift": asdict(moved) | {"told": moved.told},
         "pairs": _pairs(features, audit, unseen[ref.architecture]),
         "intervals": {name: conformal(audit.values, p).half_width for name, p in unseen.items()},
         "gains": _gains(problem, ref, features, labels, audit, verdict),
     }
+
+
+def _is_new(features: Features, audit: Known, plan: ExactPlan) -> npt.NDArray[np.bool_]:
+    """Whether the row or the column of each audit pair was not there when the labels were drawn, [k]."""
+    rows, columns = features.row_ids[audit.i], features.column_ids[audit.j]
+    return ~(np.isin(rows, plan.design.all_rows) & np.isin(columns, plan.design.all_columns))
+
+
+def _mean(labels: Known) -> float:
+    return float(labels.values.mean()) if len(labels.values) else 0.0
 
 
 def assessed(problem: Problem, plan: ExactPlan) -> list[object]:

@@ -87,6 +87,9 @@ def _used(found: Data) -> Sentence:
 
 def _verdict(r: Reader) -> list[Any]:
     lines = verdict_lines(r)
+    moved = r.ask(queries.DRIFT)
+    if lines and moved.rows:
+        lines.append(say("On data that came later: {}.", value(moved, "told", "long")))
     return [Items(tuple(lines))] if lines else []
 
 

@@ -19,6 +19,8 @@ VERDICT = f"""WITH told AS (SELECT predictor, n_pairs, verdict FROM estimator_qu
  coalesce(substr(verdict, strpos(verdict, ': ') + 2), reason) AS reason
  FROM known LEFT JOIN told ON true WHERE coalesce(verdict, level) IS NOT NULL"""
 
+DRIFT = "SELECT text AS told FROM facts WHERE fact = 'estimator_drift' AND text <> ''"
+
 # A part that holds every audit pair says what the verdict on all of them says.
 PARTS = f"""SELECT quadrant, predictor, verdict FROM (SELECT *,
  max(n_pairs) FILTER (quadrant = 'all') OVER () AS pooled FROM estimator_quality WHERE {_OF_ESTIMATOR})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
-from conftest import Project
+from conftest import Project, write_jsonl
+from new_domain import MARK
 
 from nncift_core.errors import RunError
+from nncift_core.functions import CATALOGUE, Entry
 
 AUTO = {"architecture": "auto", "candidates": ["kernel", "ridge"]}
 
@@ -68,6 +71,39 @@ def test_appended_rows_keep_the_chosen_estimator(make_project: Callable[[str], P
     costs = p.costs(p.value())
     assert costs["train-influence-network"]["computed"] == 0
     assert costs["estimate-influence"]["computed"] == 3 * 12, "pool-20 is a copy of pool-06"
+
+
+@pytest.mark.heavy
+def test_a_new_domain_under_a_frozen_estimator_is_caught_and_told(
+    make_project: Callable[[str], Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CATALOGUE, "turned-letters", Entry("new_domain:Turned", "pairwise", "top-k"))
+    p = make_project("domain")
+    p.configure(
+        influence={"function": "turned-letters", "audit_pairs": 160},
+        estimator={"architecture": "kernel", "refit_growth": 9},
+    )
+    before = p.value()
+    pool = (p.folder / "pool.jsonl").read_text()
+    rows = [json.loads(line) for line in pool.splitlines()]
+    more = [r | {"id": f"more-{r['id']}", "prompt": f"Once more. {r['prompt']}"} for r in rows]
+    write_jsonl(p.folder / "pool.jsonl", rows + more)
+    same = p.value()
+    assert same["facts"]["estimator_drift"].startswith("the estimator holds for what came after its labels")
+    new = [r | {"id": f"new-{r['id']}", "prompt": f"{MARK} {r['prompt']}"} for r in rows]
+    write_jsonl(p.folder / "pool.jsonl", rows + new)
+    done = p.value()
+    facts = done["facts"]
+    assert done["facts"]["label_pairs"] == before["facts"]["label_pairs"], "frozen: no label was added"
+    assert facts["estimator_verdict"] == "refused" and facts["estimator_used"] != "kernel"
+    assert facts["estimator_reason"].startswith("the estimator does not hold for what came after its labels")
+    (line,) = p.ask(
+        "SELECT DISTINCT verdict FROM estimator_quality WHERE quadrant = 'all' AND role = 'estimator'"
+    )
+    assert "does not hold for what came after" in line["verdict"]
+    page = (p.folder / done["report"]).read_text(encoding="utf-8")
+    assert "On data that came later" in page
+    assert {r["origin"] for r in p.ask("SELECT DISTINCT origin FROM scores")} <= {"exact", "baseline"}
 
 
 REFUSED = {"architecture": "mlp-paper", "hidden": 2}
