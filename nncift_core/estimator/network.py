@@ -2,6 +2,7 @@
 
 The first layer over a concatenation splits, `W1 [e_i; e_j] + b1 = A_i + B_j`, so that A and B cost one
 small matrix product each and a pair costs only `W2 relu(A_i + B_j) + b2`; pairs are never concatenated.
+`network_calibration` says which kernel computes a matrix: "numba" (`network_numba`) or "torch" (here).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from nncift_core.errors import IntegrityError
+from nncift_core.estimator import network_calibration
 
 Float32 = npt.NDArray[np.float32]
 
@@ -93,30 +95,40 @@ class InfluenceNetwork:
         """Number of trained weights: (d + d_column + 1) * hidden + hidden + 1."""
         return self.W1.size + self.b1.size + self.W2.size + self.b2.size
 
-    def predict(self, rows: Float32, columns: Float32, out: Float32 | None = None) -> Float32:
+    def predict(
+        self,
+        rows: npt.NDArray[Any],
+        columns: npt.NDArray[Any],
+        out: Float32 | None = None,
+        *,
+        kernel: network_calibration.Kernel | None = None,
+    ) -> Float32:
         """Raw-scale influence of every row on every column: rows [m, d], columns [n, d_column] -> [m, n].
 
-        Works in tiles of about 16 x 512 pairs that stay in cache; beside the inputs and the result the
-        memory does not grow with m or n. `out` (float32 [m, n], writable) is filled and returned when
-        given. Equal calls give equal bits; the values of a sub-block agree within rounding (1e-6 of the
-        scale). Raises ValueError when a shape or the type of `out` does not fit.
+        Inputs of another type than float32 (float16, say) are converted tile by tile: beside them and the
+        result the memory does not grow with m or n. `out` (float32 [m, n], writable) is filled and returned
+        when given. kernel: the one in use (`network_calibration.in_use`) when not given. Equal calls give
+        equal bits; the kernels, and with "torch" a sub-block, agree within rounding (1e-5 of the scale).
+        Raises ValueError when a shape or the type of `out` does not fit, and for a kernel unknown or missing.
         """
-        self._check(rows, columns)
-        shape = (len(rows), len(columns))
-        if out is None:
-            out = np.empty(shape, dtype=np.float32)
-        elif out.shape != shape or out.dtype != np.float32 or not out.flags.writeable:
-            raise ValueError(
-                f"out must be writable float32 {list(shape)}, got {out.dtype} {list(out.shape)}"
-                + ("" if out.flags.writeable else ", read-only")
-            )
+        out = self.checked_out(rows, columns, out)
+        chosen = network_calibration.in_use() if kernel is None else network_calibration.checked(kernel)
+        if chosen == "numba":
+            from nncift_core.estimator import network_numba
+
+            network_numba.predict(self, rows, columns, out)
+        else:
+            self._predict_by_torch(rows, columns, out)
+        return out
+
+    def _predict_by_torch(self, rows: npt.NDArray[Any], columns: npt.NDArray[Any], out: Float32) -> None:
+        """Tiles of about 16 x 512 pairs that stay in cache."""
         with torch.inference_mode():
-            for c in range(0, shape[1], _BLOCK_COLUMNS):
+            for c in range(0, len(columns), _BLOCK_COLUMNS):
                 B = self._column_terms(columns[c : c + _BLOCK_COLUMNS])
-                for r in range(0, shape[0], _BLOCK_ROWS):
+                for r in range(0, len(rows), _BLOCK_ROWS):
                     A = self._row_terms(rows[r : r + _BLOCK_ROWS])
                     self._fill(A, B, out[r : r + len(A), c : c + len(B)])
-        return out
 
     def predict_pairs(self, rows: Float32, columns: Float32) -> Float32:
         """Raw-scale influence of rows[k] on columns[k]: [k, d] and [k, d_column] -> [k].
@@ -162,6 +174,19 @@ class InfluenceNetwork:
             return cls.from_weights(*weights, dimension=dimension, scale=scale, shift=shift)
         except (SafetensorError, KeyError, ValueError) as e:
             raise IntegrityError(f"{path}: broken InfluenceNetwork file ({e})") from e
+
+    def checked_out(self, rows: npt.NDArray[Any], columns: npt.NDArray[Any], out: Float32 | None) -> Float32:
+        """`out`, or a new one, once all three are found to fit; raises ValueError as `predict` does."""
+        self._check(rows, columns)
+        shape = (len(rows), len(columns))
+        if out is None:
+            return np.empty(shape, dtype=np.float32)
+        if out.shape != shape or out.dtype != np.float32 or not out.flags.writeable:
+            raise ValueError(
+                f"out must be writable float32 {list(shape)}, got {out.dtype} {list(out.shape)}"
+                + ("" if out.flags.writeable else ", read-only")
+            )
+        return out
 
     def _check(self, rows: npt.NDArray[Any], columns: npt.NDArray[Any]) -> None:
         wanted = {"rows": (rows, self.dimension), "columns": (columns, self.column_dimension)}

@@ -13,23 +13,28 @@ import numpy.typing as npt
 import torch
 
 from nncift_core.estimator.network import InfluenceNetwork
+from nncift_core.estimator.training_step import (
+    Labels,
+    Parameters,
+    mean_squared_error,
+    outputs,
+    set_gradients,
+)
+from nncift_core.estimator.training_tiles import Shuffled, Tiles, one_thread
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Architecture = Literal["mlp", "mlp-paper"]
 Progress = Callable[[int, int], None]
-Parameters = list[torch.Tensor]
 
 _MINIMUM_FOR_SPLIT = 5
-_CHUNK = 16384
 # Labels seen in training, passes times labels: what keeps `mlp` within half a minute on two cores.
 _MAX_SEEN = 6_000_000
 _MINIMUM_EPOCHS = 20
 
-
 # Part of every estimator key: raise it when the same labels would give another network.
-FIT_VERSION = 2
+FIT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -65,17 +70,7 @@ class _Recipe:
     batch: int
     epochs: int
     patience: int | None
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """Embeddings of the labelled rows and columns only, indices into them, and scaled targets."""
-
-    rows: torch.Tensor
-    columns: torch.Tensor
-    row_index: torch.Tensor
-    column_index: torch.Tensor
-    targets: torch.Tensor
+    tiles: bool
 
 
 def fit(
@@ -97,13 +92,14 @@ def fit(
 
     `mlp-paper` (methods.md 1): Linear(2d, hidden), ReLU, Linear(hidden, 1); Adam, lr 1e-4, 20 epochs,
     batch 64; targets min-max scaled, scaled back at prediction. `mlp`: the same layers; standardised
-    targets, AdamW, lr 1e-3, decay 0.01, batches of 32 to 2,048, early stopping (patience 20, at most
-    300 epochs, fewer where they would see more than 6,000,000 labels) on 20 % of the labelled rows held
-    out whole, the best weights restored. With fewer than 5 rows pairs are held out, with fewer than 5
-    pairs none.
+    targets, AdamW, lr 2e-3, decay 0.01, batches of 32 to 2,048 labels that share rows and columns
+    (`training_tiles`), early stopping (patience 20, at most 300 epochs, fewer where they would see more
+    than 6,000,000 labels) on 20 % of the labelled rows held out whole, the best weights restored.
+    With fewer than 5 rows pairs are held out, with fewer than 5 pairs none.
 
-    Equal arguments (and number of threads) give equal weights, whatever torch's global seed. Values that
-    are all equal give a network that predicts them. `progress(epochs done, at most)` follows each epoch.
+    Below a million weights one torch thread trains. Equal arguments (and, above, an equal number of threads)
+    give equal weights, whatever torch's global seed. Values that are all equal give a network that predicts
+    them. `progress(epochs done, at most)` follows each epoch.
     Raises ValueError for an unknown architecture, no labels, shapes or indices that do not fit, and
     non-finite values (with their count).
     """
@@ -118,21 +114,24 @@ def fit(
         return network, FitReport(architecture, 0, 0, 0.0, None, seconds, len(z), **scaling)
 
     generator = torch.Generator().manual_seed(seed)
-    labels = _labels(row_embeddings, column_embeddings, row_index, column_index, (z - shift) / scale)
+    labels = Labels.of(row_embeddings, column_embeddings, row_index, column_index, (z - shift) / scale)
     train, held_out = torch.arange(len(z)), torch.arange(0)
     if architecture == "mlp":
         train, held_out = _split(labels.row_index, generator)
     recipe = _recipe(architecture, len(train))
     # A caller's no_grad or inference mode must not reach the training.
-    with torch.inference_mode(False), torch.enable_grad():
+    width = row_embeddings.shape[1] + column_embeddings.shape[1]
+    with torch.inference_mode(False), torch.enable_grad(), one_thread(width * hidden):
         parameters = _initial(row_embeddings.shape[1], column_embeddings.shape[1], hidden, generator)
         epochs, best_epoch = _train(parameters, labels, train, held_out, recipe, generator, progress)
         report = FitReport(
             architecture=architecture,
             epochs=epochs,
             best_epoch=best_epoch,
-            train_mse=_mse(parameters, labels, train) * scale**2,
-            validation_mse=_mse(parameters, labels, held_out) * scale**2 if len(held_out) else None,
+            train_mse=mean_squared_error(parameters, labels, train) * scale**2,
+            validation_mse=mean_squared_error(parameters, labels, held_out) * scale**2
+            if len(held_out)
+            else None,
             seconds=time.perf_counter() - start,
             n_labels=len(z),
             n_validation=len(held_out),
@@ -184,20 +183,6 @@ def _constant(dimension: int, column_dimension: int, hidden: int, value: float) 
     return InfluenceNetwork.from_weights(W1, *zeros, dimension=dimension, shift=value)
 
 
-def _labels(
-    rows: Float32, columns: Float32, row_index: Int64, column_index: Int64, targets: Float64
-) -> _Labels:
-    used_rows, i = np.unique(row_index, return_inverse=True)
-    used_columns, j = np.unique(column_index, return_inverse=True)
-    return _Labels(
-        rows=torch.tensor(rows[used_rows], dtype=torch.float32),
-        columns=torch.tensor(columns[used_columns], dtype=torch.float32),
-        row_index=torch.tensor(i, dtype=torch.int64),
-        column_index=torch.tensor(j, dtype=torch.int64),
-        targets=torch.tensor(targets, dtype=torch.float32),
-    )
-
-
 def _split(row_index: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Label positions to fit and to hold out: a fifth of the rows, else of the pairs, else nothing."""
     n_rows, n_pairs = int(row_index.max()) + 1, len(row_index)
@@ -213,10 +198,10 @@ def _split(row_index: torch.Tensor, generator: torch.Generator) -> tuple[torch.T
 
 def _recipe(architecture: Architecture, n: int) -> _Recipe:
     if architecture == "mlp-paper":
-        return _Recipe(learning_rate=1e-4, weight_decay=0.0, batch=64, epochs=20, patience=None)
-    batch = min(2048, max(32, n // 16))
+        return _Recipe(learning_rate=1e-4, weight_decay=0.0, batch=64, epochs=20, patience=None, tiles=False)
+    batch = min(2048, max(32, n // 8))
     epochs = min(300, max(_MINIMUM_EPOCHS, _MAX_SEEN // max(n, 1)))
-    return _Recipe(learning_rate=1e-3, weight_decay=0.01, batch=batch, epochs=epochs, patience=20)
+    return _Recipe(learning_rate=2e-3, weight_decay=0.01, batch=batch, epochs=epochs, patience=20, tiles=True)
 
 
 def _initial(dimension: int, column_dimension: int, hidden: int, generator: torch.Generator) -> Parameters:
@@ -234,7 +219,7 @@ def _initial(dimension: int, column_dimension: int, hidden: int, generator: torc
 
 def _train(
     parameters: Parameters,
-    labels: _Labels,
+    labels: Labels,
     train: torch.Tensor,
     held_out: torch.Tensor,
     recipe: _Recipe,
@@ -246,22 +231,26 @@ def _train(
     optimizer = torch.optim.AdamW(
         parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
+    cut = Tiles if recipe.tiles else Shuffled
+    batches = cut(labels.row_index[train], labels.column_index[train], recipe.batch)
+    buffer = torch.empty(0)
     best, best_epoch, epoch = math.inf, 0, 0
     kept: Parameters = []
     for epoch in range(1, recipe.epochs + 1):
-        shuffled = train[torch.randperm(len(train), generator=generator)]
-        for start in range(0, len(shuffled), recipe.batch):
-            batch = shuffled[start : start + recipe.batch]
+        for batch in (train[at] for at in batches.epoch(generator)):
             optimizer.zero_grad()
-            error = _net(parameters, labels, batch) - labels.targets[batch]
-            error.square().mean().backward()  # type: ignore[no-untyped-call]
+            if recipe.tiles:
+                set_gradients(parameters, labels, batch, buffer)
+            else:
+                error = outputs(parameters, labels, batch) - labels.targets[batch]
+                error.square().mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         if progress is not None:
             progress(epoch, recipe.epochs)
         if recipe.patience is None or not len(held_out):
             best_epoch = epoch
             continue
-        mse = _mse(parameters, labels, held_out)
+        mse = mean_squared_error(parameters, labels, held_out)
         if mse < best:
             best, best_epoch, kept = mse, epoch, [p.detach().clone() for p in parameters]
         elif epoch - best_epoch >= recipe.patience:
@@ -270,25 +259,3 @@ def _train(
         for parameter, value in zip(parameters, kept, strict=False):
             parameter.copy_(value)
     return epoch, best_epoch
-
-
-def _net(parameters: Parameters, labels: _Labels, batch: torch.Tensor) -> torch.Tensor:
-    """Network output for the labels at `batch` [k] -> [k], each distinct row and column embedded once."""
-    W1r, W1c, b1, W2, b2 = parameters
-    i, to_i = torch.unique(labels.row_index[batch], return_inverse=True)
-    j, to_j = torch.unique(labels.column_index[batch], return_inverse=True)
-    # index_select, unlike A[to_i], has a backward pass that is deterministic with several threads.
-    A = (labels.rows[i] @ W1r.T).index_select(0, to_i)
-    B = torch.addmm(b1, labels.columns[j], W1c.T).index_select(0, to_j)
-    return torch.relu(A + B) @ W2[0] + b2
-
-
-def _mse(parameters: Parameters, labels: _Labels, index: torch.Tensor) -> float:
-    """Mean squared error on the scaled targets at `index` [k]."""
-    total = 0.0
-    with torch.no_grad():
-        for start in range(0, len(index), _CHUNK):
-            chunk = index[start : start + _CHUNK]
-            error = _net(parameters, labels, chunk) - labels.targets[chunk]
-            total += float(error.double().square().sum())
-    return total / len(index)

@@ -1,0 +1,195 @@
+"""What is kept of a matrix while its tiles are produced, so that nothing needs a second pass.
+
+Row means by target task, every column's best rows, smallest and largest value, a histogram. A tile is read
+while it is in cache, and may then be forgotten: a matrix of any size is reduced in memory that grows with
+its rows and columns, not with their product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from nncift_core.estimator.contract import Float32, Float64, Int64
+
+BINS = 256
+_CHUNK = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """What is left of a matrix [M, N] whose columns belong to T tasks.
+
+    scores [M, T]: mean over a task's columns; top_rows, top_values [N, k]: the rows of highest value of each
+    column, best first (equal values: lowest row first; -1 and -inf where there are fewer than k rows);
+    low, high: smallest and largest value; counts [BINS], edges [BINS + 1]: histogram, whose first and last
+    bin also hold what lies beyond; pairs: how many values there were.
+    """
+
+    scores: Float32
+    top_rows: Int64
+    top_values: Float32
+    low: float
+    high: float
+    counts: Int64
+    edges: Float64
+    pairs: int
+
+    @property
+    def best(self) -> Float32:
+        """One score per row: that of its best task, [M]."""
+        out: Float32 = self.scores.max(axis=1)
+        return out
+
+
+class Reduction:
+    """Collects `Reduced` from tiles, each pair of the matrix given once, in any order.
+
+    rows: M; tasks [N]: number 0..T-1 of each column's task, each with at least one column; k: best rows kept
+    per column; span: (low, high) of the histogram's edges, from the first tile when unset, 10 % wider.
+    """
+
+    def __init__(
+        self, rows: int, tasks: Int64, *, k: int = 16, span: tuple[float, float] | None = None
+    ) -> None:
+        counts = np.bincount(tasks)
+        if (counts == 0).any():
+            raise ValueError(f"task {int(np.argmin(counts))} has no columns")
+        n = len(tasks)
+        # One product with this matrix sums a tile's rows by task.
+        self._share = np.zeros((n, len(counts)), np.float32)
+        self._share[np.arange(n), tasks] = (1 / counts[tasks]).astype(np.float32)
+        self._scores = np.zeros((rows, len(counts)), np.float64)
+        self._top = np.full((n, k), -np.inf, np.float32)
+        self._top_rows = np.full((n, k), -1, np.int64)
+        self._span = span
+        chunks = -(-n // _CHUNK)
+        self._low, self._high = np.full(chunks, np.inf, np.float32), np.full(chunks, -np.inf, np.float32)
+        self._counts = np.zeros((chunks, BINS), np.int64)
+        self._pairs = 0
+
+    def add(self, first_row: int, first_column: int, tile: Float32) -> None:
+        """A tile [r, c] whose corner is (first_row, first_column); raises ValueError for one with a value
+        that is not finite."""
+        if not tile.size:
+            return
+        r, c = tile.shape
+        share = self._share[first_column : first_column + c]
+        sums = tile @ share
+        if not np.isfinite(sums).all():
+            raise ValueError(f"{int((~np.isfinite(tile)).sum())} influence values are not finite")
+        self._scores[first_row : first_row + r] += sums
+        if self._span is None:
+            low, high = float(tile.min()), float(tile.max())
+            margin = 0.1 * (high - low) or 1.0
+            self._span = low - margin, high + margin
+        low, high = self._span
+        columns = slice(first_column, first_column + c)
+        first, last = first_column // _CHUNK, -(-(first_column + c) // _CHUNK)
+        _reduce(
+            tile, first_row, self._top[columns], self._top_rows[columns], first_column % _CHUNK,
+            np.float32(low), np.float32(BINS / (high - low)),
+            self._low[first:last], self._high[first:last], self._counts[first:last],
+        )  # fmt: skip
+        self._pairs += tile.size
+
+    @property
+    def edges(self) -> Float64:
+        """Edges of the histogram, [BINS + 1]. Raises ValueError before the first tile."""
+        if self._span is None:
+            raise ValueError("no tile was given")
+        return np.linspace(*self._span, BINS + 1)
+
+    def result(self) -> Reduced:
+        """What was collected. Raises ValueError when nothing was."""
+        edges = self.edges
+        # Rows come in any order from several workers: equal values are put in the order of rows.
+        order = np.lexsort((np.where(self._top_rows < 0, 1 << 62, self._top_rows), -self._top), axis=1)
+        return Reduced(
+            self._scores.astype(np.float32),
+            np.take_along_axis(self._top_rows, order, axis=1),
+            np.take_along_axis(self._top, order, axis=1),
+            float(self._low.min()),
+            float(self._high.max()),
+            self._counts.sum(axis=0),
+            edges,
+            self._pairs,
+        )
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def _reduce(
+    tile: Float32,
+    first_row: int,
+    top: Float32,
+    top_rows: Int64,
+    offset: int,
+    low: np.float32,
+    per_bin: np.float32,
+    lows: Float32,
+    highs: Float32,
+    counts: Int64,
+) -> None:
+    """Columns in chunks of `_CHUNK` of the whole matrix, one thread each; `offset` of the first one's."""
+    rows, columns = tile.shape
+    for chunk in numba.prange(len(lows)):
+        start, stop = max(0, chunk * _CHUNK - offset), min(columns, (chunk + 1) * _CHUNK - offset)
+        smallest, largest = lows[chunk], highs[chunk]
+        n = stop - start
+        worst, bins = top[start:stop, -1].copy(), np.empty(n, np.int32)
+        # Four sets of counters: neighbours of one bin would wait for each other's sum.
+        each = np.zeros((4, counts.shape[1]), np.int64)
+        last = np.float32(counts.shape[1] - 1)
+        for i in range(rows):
+            row = tile[i, start:stop]
+            smallest, largest, passes = _look(row, worst, low, per_bin, last, bins, smallest, largest)
+            for c in range(0, n - 3, 4):
+                each[0, bins[c]] += 1
+                each[1, bins[c + 1]] += 1
+                each[2, bins[c + 2]] += 1
+                each[3, bins[c + 3]] += 1
+            for c in range(n - n % 4, n):
+                each[0, bins[c]] += 1
+            if passes:
+                for c in range(n):
+                    if row[c] >= worst[c]:
+                        _insert(top[start + c], top_rows[start + c], row[c], first_row + i)
+                        worst[c] = top[start + c, -1]
+        counts[chunk] += each.sum(axis=0)
+        lows[chunk], highs[chunk] = smallest, largest
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc", "contract"})
+def _look(
+    row: Float32,
+    worst: Float32,
+    low: np.float32,
+    per_bin: np.float32,
+    last: np.float32,
+    bins: npt.NDArray[np.int32],
+    smallest: np.float32,
+    largest: np.float32,
+) -> tuple[np.float32, np.float32, bool]:
+    """Fill `bins` with the bin of every value; extremes, and whether any value is among the best."""
+    passes = 0
+    for c in range(len(row)):
+        v = row[c]
+        smallest, largest = min(smallest, v), max(largest, v)
+        passes += v >= worst[c]
+        bins[c] = np.int32(min(max((v - low) * per_bin, np.float32(0)), last))
+    return smallest, largest, passes > 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _insert(values: Float32, rows: Int64, v: np.float32, row: int) -> None:
+    """Keep the best in falling order; of equal values the lowest rows stay."""
+    k = len(values) - 1
+    if v == values[k] and 0 <= rows[k] < row:
+        return
+    while k > 0 and (v > values[k - 1] or (v == values[k - 1] and row < rows[k - 1])):
+        values[k], rows[k] = values[k - 1], rows[k - 1]
+        k -= 1
+    values[k], rows[k] = v, row
