@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 
 from nncift_core.hashing import hash_rank
 from nncift_core.influence.contract import Float32, InfluenceFunction
+from nncift_core.pipeline.matrix import open_matrix
+from nncift_core.pipeline.overview import Overview, OverviewCollector
 from nncift_core.pipeline.problem import Problem
 from nncift_core.selection import RULES, NonNegative, Selection
 from nncift_core.store.datasets import Dataset
 from nncift_core.store.files import publish
-from nncift_core.store.matrix import MatrixReader, RowBlock
+from nncift_core.store.matrix import RowBlock
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.workspace import Workspace
 
@@ -41,7 +43,7 @@ class Choice:
 
     order [k]: indices of pool rows, best first; gains [k]; scores [M, T]: mean influence of every pool
     row per target task; exact_rows [M]: whether all of a row's values are exact; facts: what a report
-    should say (rule, budget, picks with positive gain, ties, scaling).
+    should say (rule, budget, picks with positive gain, ties, scaling); overview: of the whole matrix.
     """
 
     order: Int64
@@ -49,21 +51,13 @@ class Choice:
     scores: Float32
     exact_rows: npt.NDArray[np.bool_]
     facts: dict[str, Any]
+    overview: Overview
 
     @property
     def score(self) -> Float32:
         """One score per pool row: its best task's (LESS, methods.md 1.5); with one task, that task's."""
         best: Float32 = self.scores.max(axis=1)
         return best
-
-
-def open_matrix(problem: Problem, ref: EstimatorRef | None) -> MatrixReader:
-    """The completed matrix [row contents, column contents] as a stream of blocks."""
-    estimates = problem.estimate_store(ref.key) if ref else None
-    for store in (problem.exact_store, estimates):
-        if store is not None:
-            store.refresh()
-    return MatrixReader(problem.exact_store, estimates, problem.row_shards, problem.columns)
 
 
 def choose(problem: Problem, function: InfluenceFunction, ref: EstimatorRef | None) -> Choice:
@@ -85,7 +79,8 @@ def choose(problem: Problem, function: InfluenceFunction, ref: EstimatorRef | No
         "tied_steps": selection.ties,
         "exact_pairs_used": collected.exact_pairs,
     }
-    return Choice(selection.order, selection.gains, collected.scores, collected.exact_rows, facts)
+    overview = collected.overview.result()
+    return Choice(selection.order, selection.gains, collected.scores, collected.exact_rows, facts, overview)
 
 
 class _Collector:
@@ -104,6 +99,7 @@ class _Collector:
         self.candidates = np.memmap(scratch / "pool", np.float32, "w+", shape=shape) if needs_matrix else None
         self.existing = np.full((len(self.old), shape[1]), np.nan, np.float32)
         self.low, self.high, self.exact_pairs = np.inf, -np.inf, 0
+        self.overview = OverviewCollector(shape[0], problem.task_of_target)
 
     def add(self, block: RowBlock) -> None:
         values = block.values[:, self.columns]
@@ -114,6 +110,8 @@ class _Collector:
         scores = self.function.aggregate(values, self.problem.task_of_target)
         self.scores[rows] = scores[at]
         self.exact_rows[rows] = all_exact[at]
+        first, place = np.unique(at, return_index=True)
+        self.overview.add(rows[place], values[first], block.exact[first][:, self.columns])
         if self.candidates is not None:
             self.candidates[rows] = values[at]
         at, rows = self.old.rows_of(block.row_ids)

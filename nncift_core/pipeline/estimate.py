@@ -21,10 +21,12 @@ from nncift_core.estimator.training import FIT_VERSION
 from nncift_core.hashing import digest
 from nncift_core.pipeline.estimator_features import features_key, load_features, readable
 from nncift_core.pipeline.exact import ExactPlan, exact_values
+from nncift_core.pipeline.kernels import needs_kernel, settle_kernel
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.files import is_intact, publish, read_manifest, verify
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.segments import rectangles
+from nncift_core.store.tile_writer import TileWriter
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -51,7 +53,8 @@ class Known:
 
 def estimator_key(problem: Problem, plan: ExactPlan, architecture: str | None = None) -> str:
     """Identity of a fit: function, features, labels, architecture, seed, algorithm version; of a choice
-    among candidates also what it is made by. architecture: another one than the config's."""
+    among candidates also what it is made by; of what may be a network, the kernel that predicts here.
+    architecture: another one than the config's."""
     c = problem.config
     name = architecture or c.estimator.architecture
     parts: dict[str, Any] = {
@@ -69,6 +72,8 @@ def estimator_key(problem: Problem, plan: ExactPlan, architecture: str | None = 
         s = c.selection
         budget = s.count if s.count is not None else s.share
         parts["choice"] = [c.estimator.candidates, c.resolve_rule(), budget]
+    if needs_kernel(c, name):
+        parts["kernel"] = settle_kernel(problem.ws, c.estimator.hidden)
     return digest(parts)
 
 
@@ -224,6 +229,8 @@ def _publish(
 
 def load_estimator(problem: Problem, ref: EstimatorRef) -> Estimator:
     """The estimator of `ref`; raises IntegrityError when its file is damaged."""
+    if needs_kernel(problem.config, ref.architecture):
+        settle_kernel(problem.ws, problem.config.estimator.hidden)
     path = problem.ws.root / ref.path
     verify(path)
     return load(path)
@@ -247,15 +254,16 @@ def estimate_shard(
     estimator = load_estimator(problem, ref)
     rows = np.array(shard.rows, np.int64)
     computed = 0
-    for columns in problem.column_shards:
-        missing = ~store.coverage(rows, columns)
-        if not missing.any():
-            continue
-        features = load_features(problem, rows, columns)
-        for r, k in rectangles(missing):
-            values = estimator.predict(read_by(problem.config, ref.architecture, features.take(r, k)))
-            store.write_tile(rows[r], columns[k], values, producer="estimate-influence", parents=(ref.path,))
-            computed += values.size
-            if progress:
-                progress(values.size)
+    with TileWriter(store, producer="estimate-influence", parents=(ref.path,)) as writer:
+        for columns in problem.column_shards:
+            missing = ~store.coverage(rows, columns)
+            if not missing.any():
+                continue
+            features = load_features(problem, rows, columns)
+            for r, k in rectangles(missing):
+                values = estimator.predict(read_by(problem.config, ref.architecture, features.take(r, k)))
+                writer.put(rows[r], columns[k], values)
+                computed += values.size
+                if progress:
+                    progress(values.size)
     return computed

@@ -186,22 +186,32 @@ def load_features(problem: Problem, row_ids: Int64, column_ids: Int64) -> Featur
     Groups are those of `groups_of`; `Features.only(readable(config))` leaves what a fit may read. The column
     of a pointwise function has no groups. Raises RunError for a content without stored vectors.
     """
-    groups = groups_of(problem.config)
-    rows = _Loaded(problem, row_ids, "row", groups)
-    if problem.config.pointwise:
-        length = {LENGTH: OfRow(rows.length, len(column_ids))}
-        return Features(row_ids, column_ids, rows.groups, {}, length)
-    columns = _Loaded(problem, column_ids, "column", groups)
-    pairs: dict[str, PairFeature] = {LENGTH: OfRow(rows.length, len(column_ids))}
-    for name in (COSINE, RESPONSE_COSINE, PROXY):
-        if name in groups and name in rows.vectors:
-            # The encoder's vectors are of length 1 already.
-            made = Cosine.of if name == PROXY else Cosine
-            pairs[name] = made(rows.vectors[name], columns.vectors[name])
-    if BM25 in groups:
-        pairs[BM25] = Lexical(_word_scores(problem), _joined(rows.texts), _joined(columns.texts))
-    ordered = {name: pairs[name] for name in PAIR_FEATURES if name in pairs}
-    return Features(row_ids, column_ids, rows.groups, columns.groups, ordered)
+    return MatrixFeatures(problem, column_ids).of(row_ids)
+
+
+class MatrixFeatures:
+    """`load_features` for one set of columns [C], read once, and one block of rows after another."""
+
+    def __init__(self, problem: Problem, column_ids: Int64) -> None:
+        self.problem, self.column_ids, self.groups = problem, column_ids, groups_of(problem.config)
+        pointwise = problem.config.pointwise
+        self._columns = None if pointwise else _Loaded(problem, column_ids, "column", self.groups)
+
+    def of(self, row_ids: Int64) -> Features:
+        """Features of the rows [R] and all columns."""
+        rows, columns = _Loaded(self.problem, row_ids, "row", self.groups), self._columns
+        pairs: dict[str, PairFeature] = {LENGTH: OfRow(rows.length, len(self.column_ids))}
+        if columns is None:
+            return Features(row_ids, self.column_ids, rows.groups, {}, pairs)
+        for name in (COSINE, RESPONSE_COSINE, PROXY):
+            if name in self.groups and name in rows.vectors:
+                # The encoder's vectors are of length 1 already.
+                made = Cosine.of if name == PROXY else Cosine
+                pairs[name] = made(rows.vectors[name], columns.vectors[name])
+        if BM25 in self.groups:
+            pairs[BM25] = Lexical(_word_scores(self.problem), _joined(rows.texts), _joined(columns.texts))
+        ordered = {name: pairs[name] for name in PAIR_FEATURES if name in pairs}
+        return Features(row_ids, self.column_ids, rows.groups, columns.groups, ordered)
 
 
 class _Loaded:

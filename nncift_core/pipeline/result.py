@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ def run_facts(
         "target_rows_not_read": unread,
         "exact_is_cheap": not problem.all_exact and implementation(problem.config).cost == CostModel(),
         "kind": "pointwise" if problem.config.pointwise else "pairwise",
+        "store_matrix": problem.config.shards.store_matrix,
         **_label_facts(problem, plan),
         "exact_pairs_from_other_runs": max(0, exact_pairs_used - plan.pairs - refined_pairs),
     }
@@ -102,7 +104,8 @@ def result_record(
 ) -> dict[str, Any]:
     """Everything `store.views` needs to answer for this run; relative paths only."""
     exact = problem.exact_store
-    estimates = problem.estimate_store(ref.key) if ref else None
+    kept = problem.config.shards.store_matrix
+    estimates = problem.estimate_store(ref.key) if ref and kept == "all" else None
     return {
         "run_id": run_id,
         "datasets": [
@@ -118,9 +121,11 @@ def result_record(
             "learned": ref.learned if ref else True,
             "half_width": facts.get("interval_half_width"),
             "estimator": ref.model_dump() if ref else None,
-            "exact": exact.files(problem.rows),
+            "exact": exact.files(problem.rows) if kept != "none" else [],
             "estimates": estimates.files(problem.rows) if estimates else [],
             "members": tables["members"],
+            "keys": asdict(problem.keys),
+            "base_dir": problem.config.base_dir,
         },
         "tables": {k: v for k, v in tables.items() if k != "members"},
         "facts": facts,

@@ -169,6 +169,19 @@ _EDGES = (
     f"low + bin * (high - low) / {BINS} AS from_value, low + (bin + 1) * (high - low) / {BINS} AS to_value"
 )
 
+# Kept while rows were scored; 64 bins where there were more.
+OVERVIEW = """WITH ends AS (SELECT min(from_value) AS low, max(to_value) AS high FROM influence_histogram),
+ binned AS (SELECT origin, pairs, low, high, least(63, floor(((from_value + to_value) / 2 - low)
+ / nullif(high - low, 0) * 64)) AS bin FROM influence_histogram, ends)
+ SELECT low + bin * (high - low) / 64 AS from_value, low + (bin + 1) * (high - low) / 64 AS to_value,
+ coalesce(sum(pairs) FILTER (origin = 'exact'), 0)::BIGINT AS exact,
+ coalesce(sum(pairs) FILTER (origin <> 'exact'), 0)::BIGINT AS others
+ FROM binned GROUP BY bin, low, high ORDER BY bin"""
+
+OVERVIEW_EXACT = """SELECT coalesce(sum(pairs) FILTER (origin = 'exact'), 0)::BIGINT AS exact,
+ sum(pairs)::BIGINT AS pairs, coalesce(sum(pairs) FILTER (origin = 'exact'), 0) / sum(pairs) AS share
+ FROM influence_histogram"""
+
 OTHERS = "SELECT DISTINCT origin FROM {} WHERE origin <> 'exact' ORDER BY origin"
 
 

@@ -12,8 +12,12 @@ from nncift_core.report.queries import Data, Reader
 def influence(r: Reader) -> Section:
     """How influence is distributed, per quadrant and origin, and the rows at both ends."""
     section = Section("influence", "Influence")
+    kept = r.ask(queries.FACTS).where("fact", "store_matrix")
     exact = r.ask(queries.EXACT)
-    section.blocks = _pairs(r, exact) if exact.rows[0]["pairs"] else _single_values(r)
+    if not r.pointwise and kept.rows and kept.first["text"] != "all":
+        section.blocks = _left_out(r, kept)
+    else:
+        section.blocks = _pairs(r, exact) if exact.rows[0]["pairs"] else _single_values(r)
     ends = ("score:score", "origin", "chosen", "source", "prompt:long", "response:long")
     section.blocks += [
         Title("Best rows by score"),
@@ -45,6 +49,31 @@ def _single_values(r: Reader) -> list[Any]:
         value(exact, "share", "share"),
     )  # fmt: skip
     return [Sentence((*line.parts, *_rest(r, "scores", "row").parts)), _scores(r)]
+
+
+def _left_out(r: Reader, kept: Data) -> list[Any]:
+    """What was kept of pairs whose values are not stored."""
+    exact, found = r.ask(queries.OVERVIEW_EXACT), r.ask(queries.OVERVIEW)
+    line = say(
+        "Influence says how much a pool row helps a target row; positive helps. {} of {} pairs of distinct "
+        "rows are exact ({}). Estimates are not stored (store_matrix = “{}”): “nncift query --compute” makes "
+        "them again for the rows of a query.",
+        value(exact, "exact", "int"), value(exact, "pairs", "int"), value(exact, "share", "share"),
+        value(kept, "text"),
+    )  # fmt: skip
+    edges = [(row["from_value"], row["to_value"]) for row in found.rows]
+    series = {name: [row[name] for row in found.rows] for name in ("exact", "others")}
+    return [
+        Sentence((*line.parts, *_rest(r, "scores", "pair").parts)),
+        Plot(
+            plots.histograms(edges, {"": {k: v for k, v in series.items() if any(v)}}, "influence"),
+            "Distribution of influence, exact values and the rest apart",
+            "Counted while rows were scored.",
+            table(found, "from:score", "to:score", "exact:int", "others:int", folded="numbers and query"),
+        ),
+        Title("Scores"),
+        _scores(r),
+    ]
 
 
 _QUADRANTS = (

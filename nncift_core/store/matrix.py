@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,12 +26,18 @@ class RowBlock:
 
 
 class MatrixReader:
-    """Streams [M, N] in blocks of rows; `estimates` is None when everything is exact."""
+    """Streams [M, N] in blocks of rows. Estimates are stored ones, or what `predict` makes of row ids [r]
+    ([r, N]) when their block is read; neither when everything is exact."""
 
     def __init__(
-        self, exact: SegmentStore, estimates: SegmentStore | None, shards: Sequence[Int64], columns: Int64
+        self,
+        exact: SegmentStore,
+        estimates: SegmentStore | None,
+        shards: Sequence[Int64],
+        columns: Int64,
+        predict: Callable[[Int64], Float32] | None = None,
     ) -> None:
-        self.exact, self.estimates = exact, estimates
+        self.exact, self.estimates, self.predict = exact, estimates, predict
         self.shards, self.columns = shards, columns
 
     def __iter__(self) -> Iterator[RowBlock]:
@@ -40,7 +46,10 @@ class MatrixReader:
 
     def block(self, row_ids: Int64) -> RowBlock:
         """Values of `row_ids` [r] against every column; raises RunError when a pair has no value."""
-        values = np.full((len(row_ids), len(self.columns)), np.nan, np.float32)
+        if self.predict is not None:
+            values = self.predict(row_ids)
+        else:
+            values = np.full((len(row_ids), len(self.columns)), np.nan, np.float32)
         if self.estimates is not None:
             self.estimates.fill(row_ids, self.columns, values)
         self.exact.fill(row_ids, self.columns, values)

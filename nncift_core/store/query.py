@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from nncift_core.errors import IntegrityError, UserError
-from nncift_core.store.views import VIEWS, connect
+from nncift_core.store.views import VIEWS, Recomputed, connect
 from nncift_core.store.workspace import Workspace
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b|\([^)]*\))?", re.IGNORECASE)
 _MEND = "Use one SELECT (or EXPLAIN of one)."
 
 
-def query(ws: Workspace, sql: str, run: str | None = None) -> pa.Table:
+def query(
+    ws: Workspace, sql: str, run: str | None = None, recomputed: Mapping[str, Recomputed] | None = None
+) -> pa.Table:
     """Result of one read-only statement as an Arrow table; columns of one name get a number behind it.
+
+    recomputed: as for `views.connect`.
 
     Raises UserError for anything but one SELECT (or EXPLAIN of one), and for errors in the SQL.
     """
     explained = _EXPLAIN.match(sql)
     _check_reads_only(sql[explained.end() :] if explained else sql)
-    with _connected(ws, run, sql) as con:
+    with _connected(ws, run, sql, recomputed) as con:
         try:
             if explained:
                 plans = con.execute(sql).fetchall()
@@ -39,9 +44,11 @@ def query(ws: Workspace, sql: str, run: str | None = None) -> pa.Table:
             raise _wrong(e) from None
 
 
-def _connected(ws: Workspace, run: str | None, sql: str) -> duckdb.DuckDBPyConnection:
+def _connected(
+    ws: Workspace, run: str | None, sql: str, recomputed: Mapping[str, Recomputed] | None
+) -> duckdb.DuckDBPyConnection:
     try:
-        return connect(ws, run, sql)
+        return connect(ws, run, sql, recomputed)
     except duckdb.IOException as e:
         raise IntegrityError(
             f"a stored file is missing or damaged ({_first_line(e)}); run that job again to recompute it"

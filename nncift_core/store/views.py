@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ INFLUENCE = """run_id VARCHAR, function VARCHAR, quadrant VARCHAR, origin VARCHA
 TABLES = {
     "scores": """run_id VARCHAR, function VARCHAR, task VARCHAR, variant VARCHAR, seed BIGINT,
  origin VARCHAR, train_id BIGINT, score DOUBLE""",
+    "influence_histogram": """run_id VARCHAR, function VARCHAR, origin VARCHAR, from_value DOUBLE,
+ to_value DOUBLE, pairs BIGINT""",
+    "influence_best": """run_id VARCHAR, function VARCHAR, target_id BIGINT, rank BIGINT, train_id BIGINT,
+ influence DOUBLE""",
     "estimator_quality": """run_id VARCHAR, function VARCHAR, quadrant VARCHAR, target_task VARCHAR,
  role VARCHAR, predictor VARCHAR, n_pairs BIGINT, mse DOUBLE, r2 DOUBLE, pearson DOUBLE, spearman DOUBLE,
  spearman_per_target DOUBLE, recall_at_k DOUBLE, lower DOUBLE, upper DOUBLE, verdict VARCHAR,
@@ -60,12 +65,26 @@ FACTS = "run_id VARCHAR, fact VARCHAR, value DOUBLE, text VARCHAR"
 VIEWS = ("examples", "influence", *TABLES, "facts", "costs", "lineage", "runs")
 
 
-def connect(ws: Workspace, run: str | None = None, sql: str | None = None) -> duckdb.DuckDBPyConnection:
+@dataclass(frozen=True)
+class Recomputed:
+    """Files of values that `store_matrix` left out, computed for one query: exact ones, and estimates."""
+
+    exact: str
+    estimates: str
+
+
+def connect(
+    ws: Workspace,
+    run: str | None = None,
+    sql: str | None = None,
+    recomputed: Mapping[str, Recomputed] | None = None,
+) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with the views over `ws`, which can read the files of these views and no others.
 
     run: None = the latest run with a result (for `sweep` the latest sweep), "all", or a run id. `runs` and
     `lineage` always show the whole workspace. With `sql`, tables that it does not name stay empty: `lineage`
-    reads every manifest of the workspace.
+    reads every manifest of the workspace. recomputed: by run id, the values of the view `influence` instead
+    of the stored ones.
     """
 
     def named(view: str) -> bool:
@@ -73,6 +92,9 @@ def connect(ws: Workspace, run: str | None = None, sql: str | None = None) -> du
 
     chosen = resolve_runs(ws, run)
     results = [r for r in (read_result(ws, i) for i in chosen) if r is not None]
+    for r in results:
+        if found := (recomputed or {}).get(r["run_id"]):
+            r["matrix"] |= {"exact": [found.exact], "estimates": [found.estimates]}
     con = duckdb.connect()
     con.execute("SET python_enable_replacements = false")
     con.execute("SET autoinstall_known_extensions = false")

@@ -159,6 +159,11 @@ class Workspace:
         """The chosen rows of a run, in the shape of the user's file."""
         return self.run_dir(run_id) / "subset.jsonl"
 
+    @property
+    def calibration_file(self) -> Path:
+        """Which kernel predicts matrices here, and the measurement that chose it."""
+        return self.root / "calibration.json"
+
     def lock(self, name: str) -> Path:
         """A lock file."""
         return self.root / "locks" / f"{name}.lock"
