@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shlex
 import sys
 from collections.abc import Callable
-from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
+from flows.cli_output import JsonOption, fail, print_json
+from flows.cli_server import server_app
 from nncift_core import __version__
 from nncift_core.errors import NnciftError, UserError
 from nncift_core.store.workspace import DEFAULT, Workspace
@@ -25,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-server_app = typer.Typer(help="The local Prefect server (loopback only).", no_args_is_help=True)
 app.add_typer(server_app, name="server")
 
 WorkspaceOption = Annotated[
@@ -34,7 +32,6 @@ WorkspaceOption = Annotated[
         "--workspace", "-w", envvar="NNCIFT_WORKSPACE", help="Folder that keeps everything computed."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON value on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 ConfigArgument = Annotated[Path, typer.Argument(help="TOML config of the job.")]
 
@@ -62,9 +59,9 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Value a pool and choose a subset; what the workspace holds already is reused."""
-    result = _run(lambda value_pool: value_pool(config, workspace, _command()), quiet)
+    result = _valued(config, workspace, quiet)
     if json_:
-        _print_json(result.model_dump(mode="json"))
+        print_json(result.model_dump(mode="json"))
         return
     from flows.summary import show
 
@@ -81,10 +78,10 @@ def quickstart(
     from nncift_core.builtin.quickstart import quickstart_config, second_target_config
 
     # The main job comes last, so that queries without --run speak of it.
-    second = _run(lambda value_pool: value_pool(second_target_config(), workspace, _command()), quiet)
-    main_ = _run(lambda value_pool: value_pool(quickstart_config(), workspace, _command()), quiet)
+    second = _valued(second_target_config(), workspace, quiet)
+    main_ = _valued(quickstart_config(), workspace, quiet)
     if json_:
-        _print_json({**main_.model_dump(mode="json"), "second_target": second.model_dump(mode="json")})
+        print_json({**main_.model_dump(mode="json"), "second_target": second.model_dump(mode="json")})
         return
     from flows.summary import show, show_second
 
@@ -92,22 +89,30 @@ def quickstart(
     show(main_)
 
 
-def _command() -> str:
-    """What was typed, as it can be typed again."""
-    return shlex.join(["nncift", *sys.argv[1:]])
-
-
-def _run(call: Callable[..., Any], quiet: bool) -> Any:
+def _valued(config: Any, workspace: Path, quiet: bool) -> Any:
     """Run a valuation and return its result."""
-    _quieten()
-    from flows.valuation import value_pool
-    from tasks.progress import reporter
 
-    reporter.mode = "quiet" if quiet else "auto"
+    def call() -> Any:
+        from flows.valuation import value_pool
+
+        return value_pool(config, workspace, shlex.join(["nncift", *sys.argv[1:]]))
+
+    return _until_interrupted(call, quiet)
+
+
+def _until_interrupted(call: Callable[[], Any], quiet: bool) -> Any:
+    """What `call` returns; Ctrl-C ends the program with one message and exit code 130."""
+    from tasks.interrupts import interrupts
+
+    _quieten()
     try:
-        return call(value_pool)
+        with interrupts.watched():
+            from tasks.progress import reporter
+
+            reporter.mode = "quiet" if quiet else "auto"
+            return call()
     except KeyboardInterrupt:
-        _fail("interrupted; what is finished is kept: run the same command again to go on", 130)
+        fail("interrupted; what is finished is kept: run the same command again to go on", 130)
 
 
 def _quieten() -> None:
@@ -127,7 +132,7 @@ def plan(
 
     found = make_plan(load_config(config), workspace)
     if json_:
-        _print_json(found)
+        print_json(found)
         return
     seconds = found["forecast_seconds"]
     print(f"pool rows       {found['pool_rows']:>14,}")
@@ -159,17 +164,15 @@ def sweep(
     quiet: QuietOption = False,
 ) -> None:
     """Study estimators on a small exact matrix of the job; values and fits made before are reused."""
-    _quieten()
-    from flows.sweep import study_estimators
-    from tasks.progress import reporter
 
-    reporter.mode = "quiet" if quiet else "auto"
-    try:
-        result = study_estimators(config, study, workspace)
-    except KeyboardInterrupt:
-        _fail("interrupted; what is finished is kept: run the same command again to go on", 130)
+    def call() -> Any:
+        from flows.sweep import study_estimators
+
+        return study_estimators(config, study, workspace)
+
+    result = _until_interrupted(call, quiet)
     if json_:
-        _print_json(result.model_dump(mode="json"))
+        print_json(result.model_dump(mode="json"))
         return
     from flows.sweep_summary import show_sweep
 
@@ -183,16 +186,30 @@ def query(
     run: Annotated[
         str | None, typer.Option("--run", help="A run id, or all; default: the latest run.")
     ] = None,
+    compute: Annotated[
+        str | None,
+        typer.Option(
+            help="Compute all influence values of the pool rows that meet this condition on the view "
+            "examples, for a run whose matrix is not stored (store_matrix)."
+        ),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Ask the workspace in SQL (read-only)."""
     from nncift_core.store.query import query as ask
 
-    table = ask(Workspace.open(workspace), sql, run)
+    ws = Workspace.open(workspace)
+    if compute is None:
+        table = ask(ws, sql, run)
+    else:
+        from nncift_core.pipeline.recompute import recomputed
+
+        with recomputed(ws, compute, run) as (run_id, files):
+            table = ask(ws, sql, run_id, {run_id: files})
     if json_:
-        _print_json(table.to_pylist())
+        print_json(table.to_pylist())
         return
-    from flows.summary import show_rows
+    from flows.terminal import show_rows
 
     show_rows(table)
 
@@ -211,7 +228,7 @@ def report(
     if output is not None:
         copy_report(found, output)
     if json_:
-        _print_json({"run_id": found.run_id, "report": str(output or found.path)})
+        print_json({"run_id": found.run_id, "report": str(output or found.path)})
     else:
         print(output or found.path)
 
@@ -226,74 +243,11 @@ def doctor(workspace: WorkspaceOption = Path(DEFAULT), json_: JsonOption = False
 
     checks = check(workspace)
     if json_:
-        _print_json([asdict(c) for c in checks])
+        print_json([asdict(c) for c in checks])
     else:
         show(checks)
     if any(c.needed and c.status != "ok" for c in checks):
         sys.exit(1)
-
-
-@server_app.command("start")
-def server_start(
-    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Default 4200.")] = None,
-    json_: JsonOption = False,
-) -> None:
-    """Start the server; it stays up until `nncift server stop`."""
-    from flows import server
-
-    _show_server(server.start(port), json_)
-
-
-@server_app.command("stop")
-def server_stop(json_: JsonOption = False) -> None:
-    """Stop the server that nncift started."""
-    from flows import server
-
-    stopped = server.stop()
-    if json_:
-        _print_json({"stopped": stopped})
-    else:
-        print("stopped" if stopped else "no server of nncift's is running")
-
-
-@server_app.command("status")
-def server_status(json_: JsonOption = False) -> None:
-    """Say whether the server runs, and where."""
-    from flows import server
-
-    _show_server(server.running(), json_)
-
-
-def _show_server(state: Any, json_: bool) -> None:
-    if json_:
-        shown = {"running": state is not None}
-        if state is not None:
-            shown |= {"pid": state.pid, "port": state.port, "ui_url": state.ui_url, "api_url": state.api_url}
-        _print_json(shown)
-    elif state is None:
-        print("not running; start it with: nncift server start")
-    else:
-        print(f"running: {state.ui_url} (API {state.api_url}, process {state.pid or 'not ours'})")
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(_finite(value), ensure_ascii=False, default=str, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: null stands for them. Decimals become numbers."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, list) else value
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"nncift: {message}", file=sys.stderr)
-    sys.exit(code)
 
 
 def main() -> None:
@@ -301,14 +255,14 @@ def main() -> None:
     try:
         app()
     except UserError as e:
-        _fail(str(e), 2)
+        fail(str(e), 2)
     except NnciftError as e:
-        _fail(str(e), 1)
+        fail(str(e), 1)
     except OSError as e:
         if isinstance(e, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        _fail(f"{e.filename or 'the system'}: {e.strerror or e}. Mend that and run again", 1)
+        fail(f"{e.filename or 'the system'}: {e.strerror or e}. Mend that and run again", 1)
 
 
 if __name__ == "__main__":

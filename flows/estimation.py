@@ -111,6 +111,10 @@ class EstimationStages(Stages):
         return found
 
     def _estimate(self, ref: EstimatorRef, unit: str) -> None:
+        kept = self.config.shards.store_matrix
+        if kept != "all":
+            say(f'estimates are made while rows are selected and not stored (store_matrix = "{kept}")')
+            return
         shards = plan_estimate(self.problem, ref)
         missing = sum(s.missing for s in shards)
         total = len(self.problem.rows) * len(self.problem.columns)

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from nncift_core.hashing import digest
 from nncift_core.store.runs import Attempt, Cost, publish_table
 from nncift_core.store.views import rows_table
+from tasks import downstream
 from tasks.job import Job, slots
 from tasks.progress import reporter, say
+from tasks.running import cached
 from tasks.stages import current
 
 
@@ -59,3 +62,11 @@ class Stages:
         """Write the rows of a result view; returns the file's relative path."""
         table = rows_table(view, rows)
         return publish_table(self.ws, self.run_id, view, key, table, producer=producer, parents=parents)
+
+    def report(self) -> str:
+        """Write the run's page; returns its relative path."""
+        start = time.monotonic()
+        key = digest(["report", self.run_id, self.attempt.number])
+        path, _ = cached(self.job, downstream.report, key, lambda v: False, self.run_id)
+        self.cost("report", "cpu", 1, 1, time.monotonic() - start)
+        return str(path)

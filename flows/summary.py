@@ -1,19 +1,16 @@
-"""What a person sees in the terminal after a run or a query."""
+"""What a person sees in the terminal after a run."""
 
 from __future__ import annotations
 
 import shlex
-import shutil
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nncift_core.report.notes import NOTES
+from flows import terminal
+from flows.terminal import CELL, command, heading, near, number
+from nncift_core.report.notes import notes_of
 from nncift_core.store.query import rows
 from nncift_core.store.workspace import Workspace
 from nncift_core.text import one_line
@@ -21,36 +18,33 @@ from nncift_core.text import one_line
 if TYPE_CHECKING:
     from flows.valuation import ValuationResult
 
-MAX_ROWS = 200
-CELL = 80
-
 
 def show(result: ValuationResult) -> None:
     """Quality, subset by source, costs, where things are, what to try next."""
-    console = _console()
+    console = terminal.console()
     facts = result.facts
     if result.quality:
-        _heading(console, "Estimates against exact values: all audit pairs, then each part")
+        heading(console, "Estimates against exact values: all audit pairs, then each part")
         console.print(_quality(result.quality))
         console.print(Text(_verdicts(result)), soft_wrap=True)
-    _heading(
+    heading(
         console,
         f"Subset: {result.selected:,} of {result.pool_rows:,} rows by {facts['rule']}{_gains(facts)}",
     )
     console.print(_subset(result))
     if "test_rows" in facts:
-        _heading(console, _comparison_heading(result))
+        heading(console, _comparison_heading(result))
         console.print(_comparison(result))
         console.print(Text(_comparison_verdicts(result)), soft_wrap=True)
-    _heading(console, "Costs")
+    heading(console, "Costs")
     console.print(_costs(result.costs))
     for line in _notes(result):
         console.print(Text(line), soft_wrap=True)
     places = [
-        f"\nreport     {_near(result.report)}",
-        f"subset     {_near(result.subset)}",
-        *([f"adapter    {_near(result.adapter)}"] if result.adapter else []),
-        f"workspace  {_near(result.workspace)}",
+        f"\nreport     {near(result.report)}",
+        f"subset     {near(result.subset)}",
+        *([f"adapter    {near(result.adapter)}"] if result.adapter else []),
+        f"workspace  {near(result.workspace)}",
         f"run        {result.run_id}, attempt {result.attempt}; graph and artifacts: {result.ui_url}",
     ]
     console.print(Text("\n".join(places)), soft_wrap=True)
@@ -73,14 +67,11 @@ def show_second(result: ValuationResult, second: ValuationResult) -> None:
         for f in found:
             counts.setdefault(f["source"], {}).setdefault(r.run_id, 0)
             counts[f["source"]][r.run_id] += 1
-    console = _console()
+    console = terminal.console()
     names = [_target_name(ws, r) for r in (result, second)]
     shared = len(chosen[0] & chosen[1])
-    _heading(console, f"Another target, another subset: {shared:,} of {result.selected:,} rows are in both")
-    table = Table()
-    table.add_column("source")
-    for name in names:
-        table.add_column(Text(f"for {name}"), justify="right")
+    heading(console, f"Another target, another subset: {shared:,} of {result.selected:,} rows are in both")
+    table = terminal.columns(("source", *(f"for {name}" for name in names)), left=("source",))
     for source in sorted(counts, key=lambda s: -counts[s].get(result.run_id, 0)):
         numbers = [f"{counts[source].get(r.run_id, 0):,}" for r in (result, second)]
         table.add_row(Text(one_line(source, CELL)), *numbers)
@@ -92,10 +83,6 @@ def _target_name(ws: Workspace, result: ValuationResult) -> str:
     return one_line(str(rows(ws, sql, result.run_id)[0]["name"] or "itself"), 40)
 
 
-def _heading(console: Console, text: str) -> None:
-    console.print(Text(text, style="bold"), soft_wrap=True)
-
-
 def _gains(facts: dict[str, Any]) -> str:
     """How many picks helped; under top-k that is the sign of their score."""
     what = "a score above 0" if facts["rule"] == "top-k" else "positive gain"
@@ -104,10 +91,10 @@ def _gains(facts: dict[str, Any]) -> str:
 
 
 def _next_steps(result: ValuationResult) -> str:
-    option = f"--workspace {shlex.quote(_near(result.workspace))}"
+    option = f"--workspace {shlex.quote(near(result.workspace))}"
     values = (
         "SELECT origin, count(*) AS rows, avg(score) AS mean FROM scores GROUP BY ALL"
-        if result.facts["kind"] == "pointwise"
+        if result.facts["kind"] == "pointwise" or result.facts["store_matrix"] != "all"
         else "SELECT quadrant, origin, count(*) AS pairs, avg(influence) AS mean FROM influence GROUP BY ALL"
     )
     queries = (
@@ -115,50 +102,23 @@ def _next_steps(result: ValuationResult) -> str:
         "ORDER BY rank LIMIT 10",
         values,
     )
-    nncift = _command()
-    asked = "".join(f'  {nncift} query "{q}" {option}\n' for q in queries)
-    return f"\nTry next:\n{asked}  {nncift} server status"
-
-
-def _command() -> str:
-    """What to type to call this program again: its name when the shell finds it, else its path."""
-    if shutil.which("nncift"):
-        return "nncift"
-    return shlex.quote(_near(str(Path(sys.executable).with_name("nncift"))))
-
-
-def _near(path: str) -> str:
-    """`path` from the current directory when it lies below it."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
-
-
-def _console() -> Console:
-    """Rich output as wide as the terminal; 120 columns where there is none."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
-
-
-def _number(value: Any, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    asked = "".join(f'  {command()} query "{q}" {option}\n' for q in queries)
+    return f"\nTry next:\n{asked}  {command()} server status"
 
 
 def _quality(quality: list[dict[str, Any]]) -> Table:
     """Every predictor on all audit pairs, then the estimator part by part; fits 80 columns."""
-    table = Table()
-    for name in ("", "predictor", "pairs", "R2", "Spearman", "90 % interval", "top 10 %"):
-        table.add_column(name, justify="left" if name in ("", "predictor") else "right", no_wrap=True)
+    names = ("", "predictor", "pairs", "R2", "Spearman", "90 % interval", "top 10 %")
+    table = terminal.columns(names, left=("", "predictor"), wrap=False)
     pooled = [q for q in quality if q["target_task"] == "all" and q["quadrant"] == "all"]
     parts = [q for q in quality if q["target_task"] == "all" and q["quadrant"] != "all"]
     for part in (pooled, [q for q in parts if q["role"] == "estimator"]):
         last = None
         for q in part:
-            interval = (
-                f"{_number(q['lower'], 2)}..{_number(q['upper'], 2)}" if q["lower"] is not None else "-"
-            )
+            interval = f"{number(q['lower'], 2)}..{number(q['upper'], 2)}" if q["lower"] is not None else "-"
             first = q["quadrant"] if q["quadrant"] != last else ""
-            numbers = [f"{q['n_pairs']:,}", _number(q["r2"], 2), _number(q["spearman"], 2), interval]
-            table.add_row(first, q["predictor"], *numbers, _number(q["recall_at_k"], 2))
+            numbers = [f"{q['n_pairs']:,}", number(q["r2"], 2), number(q["spearman"], 2), interval]
+            table.add_row(first, q["predictor"], *numbers, number(q["recall_at_k"], 2))
             last = q["quadrant"]
         table.add_section()
     return table
@@ -199,9 +159,8 @@ def _subset(result: ValuationResult) -> Table:
     sql = """SELECT coalesce(source, dataset) AS source, count(*) AS rows, count(s.train_id) AS chosen,
  min(s.rank) AS best_rank FROM examples e LEFT JOIN selection s ON s.train_id = e.example_id
  WHERE role = 'pool' GROUP BY 1 ORDER BY chosen DESC, 1 LIMIT 15"""
-    table = Table()
-    for name in ("source", "in pool", "chosen", "share of source", "best rank"):
-        table.add_column(name, justify="left" if name == "source" else "right")
+    names = ("source", "in pool", "chosen", "share of source", "best rank")
+    table = terminal.columns(names, left=("source",))
     for r in rows(Workspace.open(result.workspace), sql, result.run_id):
         share, rank = f"{100 * r['chosen'] / r['rows']:.0f} %", str(r["best_rank"] or "-")
         table.add_row(Text(one_line(r["source"], CELL)), f"{r['rows']:,}", f"{r['chosen']:,}", share, rank)
@@ -220,14 +179,13 @@ def _comparison(result: ValuationResult) -> Table:
  avg(value) FILTER (metric = 'rougeL') AS rougeL
  FROM evaluation WHERE task = 'all' GROUP BY subset ORDER BY loss, rougeL DESC, subset"""
     found = rows(Workspace.open(result.workspace), sql, result.run_id)
-    table = Table()
-    for name in ("trained on", "rows", "tokens", "loss", "ROUGE-1", "ROUGE-L"):
-        table.add_column(name, justify="left" if name == "trained on" else "right", no_wrap=True)
+    names = ("trained on", "rows", "tokens", "loss", "ROUGE-1", "ROUGE-L")
+    table = terminal.columns(names, left=("trained on",), wrap=False)
     for r in found:
         name = {"base": "nothing (base)", "random-tokens": "random (tokens)"}.get(r["subset"], r["subset"])
         sizes = [f"{r['rows']:,.0f}", f"{r['tokens']:,.0f}"]
         style = "bold" if r["subset"] == "selected" else None
-        numbers = [_number(r[m]) for m in ("loss", "rouge1", "rougeL")]
+        numbers = [number(r[m]) for m in ("loss", "rouge1", "rougeL")]
         table.add_row(name, *sizes, *numbers, style=style)
     return table
 
@@ -249,9 +207,7 @@ def _comparison_verdicts(result: ValuationResult) -> str:
 
 
 def _costs(costs: list[dict[str, Any]]) -> Table:
-    table = Table()
-    for name in ("stage", "items", "computed", "reused", "seconds", "peak MB"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
+    table = terminal.columns(("stage", "items", "computed", "reused", "seconds", "peak MB"), left=("stage",))
     for c in costs:
         numbers = [f"{c[k]:,}" for k in ("items", "computed", "reused")]
         table.add_row(c["stage"], *numbers, f"{c['seconds']:.1f}", f"{c['peak_rss_mb']:,.0f}")
@@ -263,23 +219,7 @@ def _costs(costs: list[dict[str, Any]]) -> Table:
 
 def _notes(result: ValuationResult) -> list[str]:
     facts = result.facts
-    notes = []
-    for key, text in NOTES.items():
-        if facts.get(key):
-            notes.append(f"note: {facts[key]:,} {text}")
-    if facts.get("labels_kept_from_earlier_run"):
-        notes.append("note: labels and estimator of an earlier run were kept (the pool changed little)")
-    if facts.get("state_kept_from_earlier_run"):
-        notes.append("note: the function's preparation of an earlier run was kept (the pool changed little)")
-    if facts.get("learning_pointless"):
-        notes.append(
-            "note: exact values of this function cost next to nothing, so all were computed and nothing was "
-            "learned"
-        )
-    if facts.get("exact_is_cheap"):
-        notes.append(
-            "note: exact values of this function cost next to nothing: label_fraction = 1 computes all"
-        )
+    notes = [f"note: {text}" for text in notes_of(facts)]
     first, last = facts.get("state_first_loss"), facts.get("state_last_loss")
     if first is not None and last is not None and last > first:
         notes.append(f"note: the warm-up's loss rose from {first:.3f} to {last:.3f}: lower its learning_rate")
@@ -289,23 +229,3 @@ def _notes(result: ValuationResult) -> list[str]:
     elif idle:
         notes.append(f"note: {idle:,} picks added nothing to the objective; a smaller subset covers as much")
     return notes
-
-
-def show_rows(table: pa.Table) -> None:
-    """A result table; at most MAX_ROWS rows, and it says so when there are more."""
-    console = _console()
-    shown = Table()
-    for name in table.column_names:
-        shown.add_column(Text(one_line(name, CELL)), overflow="fold")
-    for row in table.slice(0, MAX_ROWS).to_pylist():
-        shown.add_row(*(Text(_cell(row[name])) for name in table.column_names))
-    console.print(shown)
-    if len(table) > MAX_ROWS:
-        console.print(f"{MAX_ROWS} of {len(table):,} rows shown; --json prints all")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "NULL"
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return one_line(text, CELL)

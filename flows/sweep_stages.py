@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import Any
 
 from prefect.artifacts import create_table_artifact
 
-from flows.valuation_stages import Valuation
+from flows.exact_stages import ExactStages
 from nncift_core.config import Config
 from nncift_core.hashing import digest
-from nncift_core.pipeline.embed import embeddings_needed
 from nncift_core.pipeline.problem import SIDES
-from nncift_core.pipeline.state import needs_state
 from nncift_core.pipeline.sweep import Corner, grid_of, studied_rule
 from nncift_core.pipeline.sweep_fits import Scope, plan_fits, sweep_rows
 from nncift_core.report.sweep_queries import DESIGNS, GROUPS, SELECTED, SUMMARY, tournament
@@ -23,37 +20,35 @@ from nncift_core.store.sweeps import publish_sweep
 from nncift_core.studies import Cell, Grid, Study
 from tasks import sweep as tasks
 from tasks.job import Job, forget_models
-from tasks.running import cached, run_shards
+from tasks.running import run_shards
 
 
-class Sweep(Valuation):
-    """A valuation's first stages, on the corner of its matrix, and then the fits of a study.
+class Sweep(ExactStages):
+    """A valuation's stages up to exact values, on the corner of its matrix, and then the fits of a study.
 
     job: under `study_config`; config: the job's own.
     """
 
     def __init__(self, job: Job, attempt: Attempt, config: Config, study: Study) -> None:
-        super().__init__(job, attempt, "")
+        super().__init__(job, attempt)
         self.own, self.study = config, study
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the fields of `SweepResult`."""
-        if needs_state(self.config):
-            self._prepare()
+        self.prepare()
         corner = Corner.of(self.job.problem())
         self.problem = corner
         grid = grid_of(self.own, corner)
-        if embeddings_needed(self.config):
-            self._embed()
-        self._estimator_features()
+        self.embed()
+        self.estimator_features()
         self._refresh()
         self.problem = Corner.of(self.job.problem(), exact=True)
-        self._exact()
+        self.exact()
         forget_models()
         scope, cells = Scope.of(corner), grid.cells(self.study)
         total, computed = self._fits(scope, cells)
         found = sweep_rows(scope, self.run_id, self.config.influence.function, self.study, cells)
-        return self._publish_sweep(grid, found, total, computed)
+        return self._publish(grid, found, total, computed)
 
     def _refresh(self) -> None:
         """Let the problem that tasks share see the vectors that they have stored meanwhile."""
@@ -70,9 +65,7 @@ class Sweep(Valuation):
         tasks.forget_material()
         return total, missing
 
-    def _publish_sweep(
-        self, grid: Grid, found: list[dict[str, Any]], total: int, computed: int
-    ) -> dict[str, Any]:
+    def _publish(self, grid: Grid, found: list[dict[str, Any]], total: int, computed: int) -> dict[str, Any]:
         """Make the result visible, write its page, and gather what the terminal and the UI show."""
         facts = {
             "rows": len(self.problem.rows), "columns": len(self.problem.columns),
@@ -86,7 +79,7 @@ class Sweep(Valuation):
             self.attempt,
             {**shared, "function": self.config.influence.function, "tables": {"sweep": path}, "facts": facts},
         )
-        report = self._page()
+        report = self.report()
         summary = self._summary()
         self._artifact(summary)
         failed = [{k: r[k] for k in ("setting", "design", "predictor", "u", "seed", "note")} for r in found
@@ -96,13 +89,6 @@ class Sweep(Valuation):
             "report": str(self.ws.root / report), "facts": facts, "summary": summary, "failed": failed,
             "costs": self.attempt.costs(),
         }  # fmt: skip
-
-    def _page(self) -> str:
-        start = time.monotonic()
-        key = digest(["sweep-page", self.run_id, self.attempt.number])
-        path, _ = cached(self.job, tasks.page, key, lambda v: False, self.run_id)
-        self.cost("report", "cpu", 1, 1, time.monotonic() - start)
-        return str(path)
 
     def _summary(self) -> dict[str, list[dict[str, Any]]]:
         """Means over draws: by table, the rows that the terminal shows."""

@@ -8,43 +8,42 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.summary import _command, _console, _heading, _near
+from flows import terminal
+from flows.terminal import CELL, command, heading, near, number
 from nncift_core.text import one_line
 
 if TYPE_CHECKING:
     from flows.sweep import SweepResult
 
-CELL = 80
-
 
 def show_sweep(result: SweepResult) -> None:
     """Means over draws and their spread, what could not be fitted, where the page is."""
-    console = _console()
+    console = terminal.console()
     f = result.facts
     size = f"{f['rows']:,} x {f['columns']:,} exact values, unseen pairs, means over draws of the labels"
     if result.study == "figures":
-        _heading(console, f"Estimates by share of labelled rows and columns ({size})")
+        heading(console, f"Estimates by share of labelled rows and columns ({size})")
         console.print(_curves(result.summary["labels"]))
-        _heading(console, f"Share of the gain that a subset by {f['rule']} keeps (1: as on exact values)")
+        heading(console, f"Share of the gain that a subset by {f['rule']} keeps (1: as on exact values)")
         console.print(_gains(result.summary["subsets"]))
     else:
-        _heading(console, f"Estimators at the price of a block of u = {f['budget']:g} ({size})")
+        heading(console, f"Estimators at the price of a block of u = {f['budget']:g} ({size})")
         designs = {name: rows for name, rows in result.summary.items() if name != "groups"}
         for design, rows in designs.items():
             own = ", the job's own" if design == f["design"] else ""
-            _heading(console, f"Labels: {design}{own}")
+            heading(console, f"Labels: {design}{own}")
             console.print(_tournament(rows))
         if result.summary["groups"]:
-            _heading(console, f"What {f['default']} loses without a group of features, on the same labels")
+            heading(console, f"What {f['default']} loses without a group of features, on the same labels")
             console.print(_groups(result.summary["groups"]))
     _failed(console, result.failed)
-    option = f"--workspace {_near(result.workspace)} --run {result.run_id}"
+    option = f"--workspace {near(result.workspace)} --run {result.run_id}"
     sql = "SELECT predictor, u, metric, avg(value) FROM sweep GROUP BY ALL ORDER BY ALL"
     lines = [
         f"\n{f['fits_computed']:,} of {f['fits']:,} fits were made now; the others were kept",
-        f"page       {_near(result.report)}",
+        f"page       {near(result.report)}",
         f"run        {result.run_id}, attempt {result.attempt}; graph and artifacts: {result.ui_url}",
-        f'\nTry next:\n  {_command()} query "{sql}" {option}',
+        f'\nTry next:\n  {command()} query "{sql}" {option}',
     ]
     console.print(Text("\n".join(lines)), soft_wrap=True)
 
@@ -58,7 +57,12 @@ def _curves(rows: list[dict[str, Any]]) -> Table:
         if last not in (None, r["u"]):
             table.add_section()
         u = "" if r["u"] == last else f"{r['u']:g}"
-        numbers = [_number(r["r2"]), _spread(r, "spearman"), _number(r["per_target"]), _number(r["recall"])]
+        numbers = [
+            number(r["r2"], 2),
+            _spread(r, "spearman"),
+            number(r["per_target"], 2),
+            number(r["recall"], 2),
+        ]
         table.add_row(u, Text(one_line(r["predictor"], CELL)), *numbers)
         last = r["u"]
     return table
@@ -81,33 +85,26 @@ def _tournament(rows: list[dict[str, Any]]) -> Table:
     names = ("", "predictor", "R2", "Spearman", "top rows", "share of gain", "fit s")
     table = _table(names)
     for place, r in enumerate(rows, 1):
-        numbers = [_number(r["r2"]), _spread(r, "spearman"), _number(r["top_rows"]), _spread(r, "gained")]
-        table.add_row(str(place), Text(one_line(r["predictor"], CELL)), *numbers, _number(r["fit_seconds"]))
+        numbers = [number(r["r2"], 2), _spread(r, "spearman"), number(r["top_rows"], 2), _spread(r, "gained")]
+        table.add_row(str(place), Text(one_line(r["predictor"], CELL)), *numbers, number(r["fit_seconds"], 2))
     return table
 
 
 def _groups(rows: list[dict[str, Any]]) -> Table:
     table = _table(("", "Spearman lost", "R2 lost", "share of gain lost"))
     for r in rows:
-        table.add_row(r["setting"], _spread(r, "lost"), _number(r["lost_r2"]), _number(r["lost_gain"]))
+        table.add_row(r["setting"], _spread(r, "lost"), number(r["lost_r2"], 2), number(r["lost_gain"], 2))
     return table
 
 
 def _table(names: tuple[str, ...]) -> Table:
-    table = Table()
-    for name in names:
-        table.add_column(name, justify="left" if name in ("u", "predictor", "") else "right", no_wrap=True)
-    return table
-
-
-def _number(value: Any) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return terminal.columns(names, left=("u", "predictor", ""), wrap=False)
 
 
 def _spread(row: dict[str, Any], name: str) -> str:
     """Mean and standard deviation over draws."""
     spread = row[f"{name}_spread"]
-    return _number(row[name]) + ("" if spread is None or row[name] is None else f" +- {spread:.2f}")
+    return number(row[name], 2) + ("" if spread is None or row[name] is None else f" +- {spread:.2f}")
 
 
 def _failed(console: Console, failed: list[dict[str, Any]]) -> None:

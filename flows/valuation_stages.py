@@ -11,50 +11,40 @@ import pyarrow.parquet as pq
 from flows import artifacts
 from flows.downstream import Downstream
 from flows.estimation import Estimation, EstimationStages
-from flows.stages import Stages
+from flows.exact_stages import ExactStages
 from nncift_core.hashing import digest
 from nncift_core.pipeline.assess import estimation_rows
 from nncift_core.pipeline.choose import read_choice
-from nncift_core.pipeline.embed import embeddings_needed, plan_embed
-from nncift_core.pipeline.estimator_features import plan_estimator_features
-from nncift_core.pipeline.exact import ExactPlan, plan_exact
-from nncift_core.pipeline.features import features_needed, plan_features
-from nncift_core.pipeline.problem import SIDES
+from nncift_core.pipeline.exact import ExactPlan
 from nncift_core.pipeline.refine import moved, plan_refine
 from nncift_core.pipeline.result import result_record, run_facts
-from nncift_core.pipeline.state import facts_of_state, needs_state, plan_state
 from nncift_core.store.files import read_manifest
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.runs import Attempt, intact, read_result
-from tasks import downstream as downstream_tasks
 from tasks import stages
 from tasks.job import Job
 from tasks.progress import say
 from tasks.running import cached, run_shards
 
 
-class Valuation(Stages):
+class Valuation(ExactStages):
     """The stages after ingest, in order; each records its cost as soon as it is over."""
 
     def __init__(self, job: Job, attempt: Attempt, command: str) -> None:
         super().__init__(job, attempt)
         self.command = command
         self.comparison: list[dict[str, Any]] = []
-        self.state_facts: dict[str, Any] = {}
         self.refinement: list[dict[str, Any]] = []
-        self.unit = "rows" if self.config.pointwise else "pairs"
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the fields of `ValuationResult`."""
-        if needs_state(self.config):
-            # Before the embeddings, for wrong settings of a training show here.
-            self._prepare()
-        if embeddings_needed(self.config):
-            self._embed()
-        plan = self._exact()
+        # Before the embeddings, for wrong settings of a training show here.
+        self.prepare()
+        self.embed()
+        plan = self.exact()
         estimation = Estimation()
         if not self.problem.all_exact:
-            self._estimator_features()
+            self.estimator_features()
             estimation = EstimationStages(self.job, self.attempt).run(plan, self.unit)
         chosen = self._select(estimation.used)
         if self.config.influence.refine_pairs and estimation.used is not None:
@@ -66,64 +56,12 @@ class Valuation(Stages):
             record["facts"] |= downstream.facts
             self.comparison = downstream.comparison
             self.attempt.publish_result(record)
-        return self._result(record, estimation, self._report())
-
-    def _report(self) -> str:
-        start = time.monotonic()
-        key = digest(["report", self.run_id, self.attempt.number])
-        path, _ = cached(self.job, downstream_tasks.report, key, lambda v: False, self.run_id)
-        self.cost("report", "cpu", 1, 1, time.monotonic() - start)
-        return str(path)
-
-    def _embed(self) -> None:
-        shards, total = plan_embed(self.problem)
-        missing = sum(len(s.content_ids) for s in shards)
-        with self.stage("embed", total, missing, "texts"):
-            run_shards(self.job, stages.embed, [asdict(s) for s in shards])
-        for side in SIDES:
-            self.problem.vectors(side).refresh()
-
-    def _prepare(self) -> None:
-        """Fit the function's state where it is missing; from here on the job's keys name it."""
-        state = plan_state(self.problem)
-        with self.stage("prepare-function", 1, 0 if state.ready else 1, "state"):
-            if not state.ready:
-                key = digest(["prepare", state.key])
-                cached(self.job, stages.prepare_function, key, lambda v: plan_state(self.problem).ready)
-        self.state_facts = {"state_kept_from_earlier_run": state.kept, **facts_of_state(self.ws, state)}
-        identity = self.job.identity.with_state(state.key)
-        self.job = self.job.model_copy(update={"identity": identity})
-        self.problem = self.job.problem()
-
-    def _estimator_features(self) -> None:
-        """What the estimator reads beside embeddings: forward passes of the influence model."""
-        shards, total = plan_estimator_features(self.problem)
-        if not total:
-            return
-        missing = sum(len(s.content_ids) for s in shards)
-        with self.stage("estimator-features", total, missing, "texts"):
-            run_shards(self.job, stages.estimator_features, [asdict(s) for s in shards])
-
-    def _features(self, plan: ExactPlan) -> None:
-        shards, total = plan_features(self.problem, plan)
-        missing = sum(len(s.content_ids) for s in shards)
-        with self.stage("features", total, missing, "rows"):
-            run_shards(self.job, stages.features, [asdict(s) for s in shards])
-        for side in SIDES:
-            self.problem.features(side).refresh()
-
-    def _exact(self) -> ExactPlan:
-        plan = plan_exact(self.problem)
-        if features_needed(self.config):
-            self._features(plan)
-        with self.stage("exact-influence", plan.pairs, plan.missing, self.unit):
-            run_shards(self.job, stages.exact_influence, [asdict(s) for s in plan.shards if s.missing])
-        return plan_exact(self.problem)
+        return self._result(record, estimation, self.report())
 
     def _select(self, ref: EstimatorRef | None) -> dict[str, Any]:
         run_id = self.attempt.run_id
         exact = self.problem.exact_store.files(self.problem.rows)
-        key = digest(["select", 2, run_id, ref.key if ref else None, exact])
+        key = digest(["select", 3, run_id, ref.key if ref else None, exact])
         start = time.monotonic()
 
         def there(value: dict[str, Any]) -> bool:
@@ -154,8 +92,7 @@ class Valuation(Stages):
             if not missing:
                 break
             extra = replace(plan, shards=shards)
-            if features_needed(self.config):
-                self._features(extra)
+            self.features(extra)
             with self.stage("refine-exact", missing, missing, self.unit):
                 run_shards(self.job, stages.exact_influence, [asdict(s) for s in shards])
             self.problem.exact_store.refresh()

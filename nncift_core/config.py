@@ -9,28 +9,29 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from nncift_core.config_errors import user_error
+from nncift_core.config_influence import (
+    BM25Config,
+    DeliftConfig,
+    InfluenceConfig,
+    LessConfig,
+    SelectITConfig,
+)
 from nncift_core.config_sections import (
     TEMPLATE_WITH,
     TEMPLATE_WITHOUT,
-    BM25Config,
     DatasetConfig,
-    DeliftConfig,
     EncoderConfig,
     EstimatorConfig,
-    EvaluationConfig,
     ExecutionConfig,
-    FinetuneConfig,
-    InfluenceConfig,
     LanguageModelConfig,
-    LessConfig,
     RowsConfig,
     Section,
     SelectionConfig,
-    SelectITConfig,
     ShardsConfig,
     TargetConfig,
 )
 from nncift_core.config_sweep import SweepConfig
+from nncift_core.config_training import EvaluationConfig, FinetuneConfig
 from nncift_core.devices import default_dtype
 from nncift_core.errors import UserError
 from nncift_core.functions import CATALOGUE

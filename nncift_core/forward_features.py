@@ -15,9 +15,9 @@ The cosine of two G is a label-free proxy of gradient similarity. Its h h number
 s, beyond that count-sketched to s (`gradients.projection`): inner products keep their expectation, with a
 standard error of about |G_i| |G_j| / sqrt(s).
 
-e_t is computed by automatic differentiation of the output layer alone, in one product, so whatever a model
-does there (bias, tied weights, soft-capping, scaling) is in it. A model whose output layer does not take its
-hidden states in the usual way has none of these features but loss and tokens: h = 0.
+e_t is computed by automatic differentiation of the output layer alone (`output_layer`), in one product. A
+model whose output layer does not take its hidden states in the usual way has none of these features but loss
+and tokens: h = 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -35,12 +35,12 @@ import numpy.typing as npt
 from nncift_core.batching import TokenBudget, slack_of
 from nncift_core.errors import RunError
 from nncift_core.hashing import digest, int63
+from nncift_core.output_layer import look, slopes
 from nncift_core.sequences import encode_prompts, fit
 
 if TYPE_CHECKING:
     import torch
 
-    from nncift_core.forward import Batch
     from nncift_core.language_models import LanguageModel
 
 # torch is imported where a model is used: keys and layouts are asked for while planning.
@@ -55,8 +55,8 @@ SKETCH = 4096
 _SEED = int63("nncift gradient proxy")
 # On the CPU larger batches only leave the caches (measured on the builtin model: 512-1,024 tokens).
 _CPU_TOKENS = 1024
-# Numbers held at once: logits of a batch, float32 copies of logits, outer products that wait for the sketch.
-_LOGITS, _COPIES, _PRODUCTS = 1 << 28, 1 << 24, 1 << 25
+# Numbers held at once: logits of a batch, outer products that wait for the sketch.
+_LOGITS, _PRODUCTS = 1 << 28, 1 << 25
 
 _log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class ForwardFeatures:
         from nncift_core.forward import response_batch
 
         ids = [[self.model.eos_id]]
-        seen = _look(self.model, response_batch(self.model, ids, ids))
+        seen = look(self.model, response_batch(self.model, ids, ids))
         if seen is None:
             _log.warning("the model's output layer shows no hidden states: only losses are features")
         return Layout(0 if seen is None else seen.inputs.shape[1], self.sketch)
@@ -217,10 +217,10 @@ class ForwardFeatures:
         from nncift_core.forward import response_batch
 
         batch = response_batch(self.model, examples.prompts, examples.responses)
-        seen = _look(self.model, batch)
+        seen = look(self.model, batch)
         if seen is None:
             raise RunError("the model's output layer took its hidden states in another way than before")
-        losses, errors = _slopes(seen, batch)
+        losses, errors = slopes(seen, batch)
         sizes = [len(r) for r in examples.responses]
         h = torch.split(seen.inputs.detach().float(), sizes)
         e = torch.split(errors, sizes)
@@ -260,78 +260,3 @@ class _Examples:
     def take(self, index: Int64) -> _Examples:
         """Those at `index`."""
         return _Examples([self.prompts[k] for k in index], [self.responses[k] for k in index])
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A forward pass at its output layer.
-
-    hidden [n, q, h]: what it takes; inputs [K, h]: those at the asked positions, a leaf of the graph that
-    ends in logits [K, V].
-    """
-
-    hidden: torch.Tensor
-    inputs: torch.Tensor
-    logits: torch.Tensor
-
-
-def _look(model: LanguageModel, batch: Batch) -> _Seen | None:
-    """One forward pass, with a graph from the output layer on; None where that layer cannot be looked at.
-
-    Of the rest of the model there is no graph. What the model does with its logits (scaling, soft-capping)
-    is part of its own forward pass, and so of the graph.
-    """
-    import torch
-
-    from nncift_core.forward import one_at_a_time
-    from nncift_core.rotary import forget_lengths
-
-    shape, count = batch.ids.shape[:2], len(batch.labels)
-    found: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def begin(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        hidden = args[0] if args else None
-        if found or hidden is None or hidden.dim() != 3 or hidden.shape[:2] != shape:
-            return None
-        # Until the pass ends: `no_grad` around it puts the mode back.
-        torch.set_grad_enabled(True)
-        inputs = hidden[batch.where].detach().requires_grad_(True)
-        found.append((hidden, inputs))
-        return (inputs[None], *args[1:])
-
-    head = model.model.get_output_embeddings()
-    if head is None:
-        return None
-    hook = head.register_forward_pre_hook(begin)
-    try:
-        with torch.no_grad():
-            if one_at_a_time(model):
-                forget_lengths(model.model)
-            logits = model.model(input_ids=batch.ids, use_cache=False).logits
-    finally:
-        hook.remove()
-    if not found or logits.shape[:2] != (1, count):
-        return None
-    return _Seen(*found[0], logits[0])
-
-
-def _slopes(seen: _Seen, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """L_t [K] and e_t = dL_t / dh_t [K, h] in float32.
-
-    dL_t / dlogits = p_t - onehot(y_t) is made in pieces, so that float32 copies of the logits stay small, and
-    kept in the logits' own dtype.
-    """
-    import torch
-
-    logits = seen.logits.detach()
-    slope, losses = torch.empty_like(logits), torch.empty(len(logits), device=logits.device)
-    step = max(1, _COPIES // logits.shape[1])
-    for k in range(0, len(logits), step):
-        log_p = torch.log_softmax(logits[k : k + step].float(), dim=1)
-        here = (torch.arange(len(log_p), device=log_p.device), batch.labels[k : k + step])
-        losses[k : k + step] = -log_p[here]
-        p = log_p.exp_()
-        p[here] -= 1
-        slope[k : k + step] = p
-    (errors,) = torch.autograd.grad(seen.logits, seen.inputs, slope)
-    return losses, errors.float()

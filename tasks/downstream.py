@@ -60,5 +60,5 @@ def evaluate(key: str, job: Job, subsets: str, shard: dict[str, Any]) -> dict[st
 
 @stage_task("report", "report")
 def report(key: str, job: Job, run_id: str) -> str:
-    """Write the run's report from its views; returns its path."""
+    """Write the page of the run, or of the sweep, from its views; returns its path."""
     return write_report(job.ws, run_id)

@@ -8,6 +8,7 @@ from typing import Any
 from prefect import State, Task
 
 from nncift_core.hashing import digest
+from tasks.interrupts import interrupts
 from tasks.job import Job
 
 
@@ -28,8 +29,10 @@ def cached(
 
 
 def _state(task: Task[..., Any], *args: Any) -> State[Any]:
-    """Run a task in this thread and return its final state."""
+    """Run a task in this thread and return its final state; a Ctrl-C that was lost in it is raised here."""
+    interrupts.check()
     state: Any = task(*args, return_state=True)
+    interrupts.check()
     final: State[Any] = state
     return final
 
@@ -46,5 +49,6 @@ def run_shards(job: Job, task: Task[..., Any], shards: list[dict[str, Any]], *ar
     futures = [bound.submit(digest([*named, shard]), job, *args, shard) for shard in shards]
     for future in futures:
         future.wait()
+    interrupts.check()
     for future in futures:
         future.result()

@@ -24,6 +24,7 @@ from nncift_core.pipeline.estimator_features import ForwardShard, compute_estima
 from nncift_core.pipeline.exact import ExactShard, compute_exact, plan_exact
 from nncift_core.pipeline.features import FeatureShard, compute_features
 from nncift_core.pipeline.inputs import Role, read_input
+from nncift_core.pipeline.overview import best_table, histogram_table
 from nncift_core.pipeline.result import members_table
 from nncift_core.pipeline.state import fit_state, plan_state
 from nncift_core.store.datasets import store_dataset
@@ -31,6 +32,7 @@ from nncift_core.store.references import EstimatorRef
 from nncift_core.store.runs import publish_table
 from nncift_core.text import one_line
 from tasks import job as jobs
+from tasks.interrupts import interrupts
 from tasks.job import Job
 
 
@@ -44,6 +46,8 @@ class Interrupted(Exception):
 
 def _worth_retrying(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
     """Wrong input stays wrong, and a stop is meant: only other failures are tried again."""
+    if interrupts.seen:
+        return False
     try:
         state.result()
     except (UserError, ValueError, Interrupted):
@@ -173,9 +177,13 @@ def select(key: str, job: Job, run_id: str, estimator: dict[str, Any] | None) ->
     plan = plan_exact(problem)
     with jobs.slots(job.config).take() as slot, jobs.function(job, slot) as (function, _):
         choice = choose(problem, function, ref)
+    learned = ref is None or ref.learned
+    origin = "estimated" if learned else "baseline"
     tables = {
         "members": members_table(problem, plan),
-        "scores": scores_table(run_id, problem, choice, learned=ref is None or ref.learned),
+        "influence_histogram": histogram_table(run_id, problem, choice.overview, origin),
+        "influence_best": best_table(run_id, problem, choice.overview),
+        "scores": scores_table(run_id, problem, choice, learned=learned),
         "selection": selection_table(run_id, choice, problem.pool),
     }
     parents = (plan.design.ref.path, *([ref.path] if ref else []), *problem.valued)
@@ -204,19 +212,21 @@ class _Current:
         self.stopped = True
 
     def advance(self, items: int) -> None:
-        """`items` more are done; raises Interrupted after `stop`."""
-        if self.stopped:
-            raise Interrupted
+        """`items` more are done; raises Interrupted after `stop` or Ctrl-C."""
+        self._go_on()
         if self.stage is not None:
             self.stage.advance(items)
 
     def to(self, done: int, total: int) -> None:
-        """`done` of `total` items are done; raises Interrupted after `stop`."""
-        if self.stopped:
-            raise Interrupted
+        """`done` of `total` items are done; raises Interrupted after `stop` or Ctrl-C."""
+        self._go_on()
         if self.stage is not None:
             self.stage.total = total
             self.stage.advance(done - self.stage.done)
+
+    def _go_on(self) -> None:
+        if self.stopped or interrupts.seen:
+            raise Interrupted
 
 
 current = _Current()

@@ -1,4 +1,4 @@
-"""The cached tasks of a sweep: its fits, in shards, and its page."""
+"""The cached task of a sweep: its fits, in shards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from nncift_core.pipeline.sweep import Corner, material_of
 from nncift_core.pipeline.sweep_fits import FitShard, Scope, compute_fits
-from nncift_core.pipeline.sweep_page import write_page
 from nncift_core.studies import Material
 from tasks.job import Job
 from tasks.stages import current, stage_task
@@ -33,9 +32,3 @@ def study_fits(key: str, job: Job, shard: dict[str, Any]) -> dict[str, Any]:
     with _ONE_AT_A_TIME:
         scope, material = _inputs(job)
     return {"computed": compute_fits(scope, material, FitShard(**shard), current.advance), "device": "cpu"}
-
-
-@stage_task("sweep-page", "sweep-page")
-def page(key: str, job: Job, run_id: str) -> str:
-    """Write the sweep's page from its view; returns its path."""
-    return write_page(job.ws, run_id)

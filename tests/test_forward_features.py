@@ -227,7 +227,7 @@ def test_long_texts_lose_what_the_context_rule_says_and_are_counted(tiny: Langua
 def test_memory_that_runs_out_halves_the_batches(
     tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, look, refused = compute(tiny, ALL), forward_features._look, []
+    expected, look, refused = compute(tiny, ALL), forward_features.look, []
 
     def limited(model: LanguageModel, batch: Any) -> Any:
         if batch.ids.numel() > 400:
@@ -235,7 +235,7 @@ def test_memory_that_runs_out_halves_the_batches(
             raise torch.OutOfMemoryError("out of memory")
         return look(model, batch)
 
-    monkeypatch.setattr(forward_features, "_look", limited)
+    monkeypatch.setattr(forward_features, "look", limited)
     found = compute(tiny, ALL)
     assert refused
     for name, values in expected.items():

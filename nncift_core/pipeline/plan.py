@@ -11,16 +11,18 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from nncift_core.builtin import lm_path
 from nncift_core.config import Config, settled
 from nncift_core.errors import HubUnreachable
 from nncift_core.estimator.label_sizes import LabelCounts
+from nncift_core.forward_features import Layout
 from nncift_core.functions import CATALOGUE
 from nncift_core.hashing import content_hash, content_id
 from nncift_core.influence.contract import Rows, Side
 from nncift_core.influence.registry import Featured, create, implementation
 from nncift_core.language_models import is_local
 from nncift_core.pipeline.downstream import check_student
-from nncift_core.pipeline.embed import embedded_parts, embeddings_needed
+from nncift_core.pipeline.embed import embedded_parts
 from nncift_core.pipeline.estimator_features import estimator_features_needed
 from nncift_core.pipeline.exact import audit_size
 from nncift_core.pipeline.features import features_needed
@@ -81,9 +83,11 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
     # Each audit pair may bring a row and a column of its own.
     touched = min(len(rows), labels.rows + audit), min(len(columns), labels.columns + audit)
     features = sum(touched) if features_needed(config) else 0
+    # Only estimators read responses, and there is none where everything is exact.
+    parts = [part for part in embedded_parts(config) if part == "example" or not everything]
     items = {
         "ingest": sum(len(i.examples) for i in inputs),
-        "embed": contents * len(embedded_parts(config)) if embeddings_needed(config) else 0,
+        "embed": contents * len(parts),
         "estimator-features": contents if not everything and estimator_features_needed(config) else 0,
         "prepare-function": int(needs_state(config)),
         "features": features,
@@ -106,9 +110,7 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
         "test_rows": sum(len(i.examples) for i in inputs if i.role == "test"),
         "fine_tunes": _fine_tunes(config),
         "forecast_seconds": _seconds(config, items, ws),
-        "forecast_disk_mb": _disk_mb(
-            config, inputs, contents, features, exact + (0 if everything else pairs)
-        ),
+        "forecast_disk_mb": _disk_mb(config, inputs, items, exact + (0 if everything else pairs)),
     }
 
 
@@ -219,15 +221,18 @@ def _same_work(recorded: dict[str, Any], config: Config) -> bool:
     return settings[0] == settings[1] and models[0] == models[1]
 
 
-def _disk_mb(config: Config, inputs: list[Input], contents: int, features: int, values: int) -> float:
+def _disk_mb(config: Config, inputs: list[Input], items: dict[str, int], values: int) -> float:
+    """Of texts, vectors and `values` values; items: as the stages count them, one vector each where they
+    make some."""
     text = sum(
         len(e.prompt) + len(e.response) + len(json.dumps(e.record, default=str))
         for i in inputs
         for e in i.examples
     )
-    vectors = contents * _dimension(config) * 4 if embeddings_needed(config) else 0
-    vectors += features * _feature_width(config) * 4
-    return round((text * TEXT_BYTES_STORED + vectors + values * TILE_BYTES_PER_PAIR) / 1e6, 1)
+    numbers = items["embed"] * _encoder_width(config) + items["features"] * _feature_width(config)
+    if items["estimator-features"]:
+        numbers += items["estimator-features"] * Layout(_teacher_width(config)).size
+    return round((text * TEXT_BYTES_STORED + 4 * numbers + values * TILE_BYTES_PER_PAIR) / 1e6, 1)
 
 
 def _forward_passes(config: Config, exact: int, rows: int, columns: int) -> int | None:
@@ -246,12 +251,23 @@ def _feature_width(config: Config) -> int:
     return cast(Featured, implementation(config)).feature_width(config)
 
 
-def _dimension(config: Config) -> int:
-    """Width of the embedding: from a local model's config.json, else 1,024 (bge-large and its kind)."""
+def _encoder_width(config: Config) -> int:
+    """Width of an embedding; that of bge-large and its kind where the model is not here."""
     if config.encoder.model == "builtin":
         return 384
-    local = Path(config.base_dir) / Path(config.encoder.model).expanduser() / "config.json"
+    return _hidden_size(config, config.encoder.model) or 1024
+
+
+def _teacher_width(config: Config) -> int:
+    """h of the language model; that of models of 8 billion parameters where it is not here."""
+    model = config.language_model.model
+    return _hidden_size(config, str(lm_path()) if model == "builtin" else model) or 4096
+
+
+def _hidden_size(config: Config, model: str) -> int | None:
+    """`hidden_size` in the config.json of a model's folder; None where it cannot be read there."""
+    folder = Path(config.base_dir) / Path(model).expanduser()
     try:
-        return int(json.loads(local.read_text(encoding="utf-8"))["hidden_size"])
-    except (OSError, ValueError, KeyError):
-        return 1024
+        return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

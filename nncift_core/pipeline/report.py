@@ -1,4 +1,4 @@
-"""Writing the report of a run into its workspace."""
+"""Writing the report of a run, or the page of a sweep, into its workspace."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 from nncift_core.errors import UserError
 from nncift_core.hashing import digest
-from nncift_core.report import render
+from nncift_core.report import render, render_sweep
 from nncift_core.store.files import publish, void, write_atomic
 from nncift_core.store.runs import resolve_runs
+from nncift_core.store.sweeps import read_sweeps
 from nncift_core.store.workspace import Workspace
 
 
@@ -23,13 +24,14 @@ class Report:
 
 
 def report_of(ws: Workspace, run: str | None) -> Report:
-    """Write the report of a run anew (None: the latest with a result; a unique prefix will do).
+    """Write the report of a run or the page of a sweep anew (a unique prefix will do; None: the latest run
+    with a result, and where there is none, the latest sweep).
 
     Raises UserError when there is no such run, or none with a result.
     """
     if run == "all":
         raise UserError("a report is about one run", field="--run", mend="Give a run id.")
-    found = resolve_runs(ws, run)
+    found = resolve_runs(ws, run) or [sweep["run_id"] for sweep in read_sweeps(ws, run)]
     if not found:
         raise UserError(
             "no finished run here", file=ws.root, mend="Run `nncift run CONFIG` first, or give another --run."
@@ -48,15 +50,17 @@ def copy_report(report: Report, output: Path) -> None:
 
 
 def write_report(ws: Workspace, run_id: str) -> str:
-    """Render the report from the run's views and publish it; returns its relative path."""
-    page = render(ws, run_id)
+    """Render the page of a run or of a sweep from its views and publish it; returns its relative path."""
+    swept = ws.sweep_file(run_id).is_file()
+    page = render_sweep(ws, run_id) if swept else render(ws, run_id)
     path = ws.report_file(run_id)
 
     def write(part: Path) -> None:
         void(part.write_text(page, encoding="utf-8"))
 
     publish(
-        ws.root, path, write, kind="report", key=digest(page), rows=1, producer="report",
-        parents=(ws.relative(ws.result_file(run_id)),),
+        ws.root, path, write, kind="sweep-page" if swept else "report", key=digest(page), rows=1,
+        producer="sweep" if swept else "report",
+        parents=(ws.relative(ws.sweep_file(run_id) if swept else ws.result_file(run_id)),),
     )  # fmt: skip
     return ws.relative(path)

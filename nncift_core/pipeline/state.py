@@ -118,7 +118,8 @@ def _growth(config: Config) -> float:
 
 
 def facts_of_state(ws: Workspace, state: State) -> dict[str, Any]:
-    """What a person should know of a state: rows, and of a training its steps and its first and last loss."""
+    """What a person should know of a state: rows, and of a training its steps, its first and last loss and
+    how many rows it cut."""
     facts: dict[str, Any] = {"state_rows": len(state.rows)}
     file = ws.state_dir(state.key) / "state.json"
     if not file.is_file():
@@ -126,6 +127,8 @@ def facts_of_state(ws: Workspace, state: State) -> dict[str, Any]:
     found = json.loads(file.read_text(encoding="utf-8"))
     if "steps" in found:
         facts["state_steps"] = found["steps"]
+    if found.get("truncated_examples"):
+        facts["truncated_warm_up_rows"] = found["truncated_examples"]
     losses = found.get("losses") or []
     if losses:
         facts |= {"state_first_loss": losses[0], "state_last_loss": losses[-1]}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 # Read after a number: "3 rows were dropped as bad (on_bad_rows)".
 NOTES = {
     "dropped_rows": "rows were dropped as bad (on_bad_rows)",
     "duplicates": "rows repeat an earlier row; they stay rows and share its values",
     "truncated_sequences": "sequences did not fit the model's context and were cut",
     "truncated_examples": "rows were cut to the model's context for their exact values",
+    "truncated_feature_rows": "rows were cut to the model's context for what estimators read of them",
+    "truncated_warm_up_rows": "rows were cut to the model's context for the warm-up training",
+    "label_pairs_gone": "labelled pairs have gone with their rows since the labels were drawn",
     "target_rows_not_read": "target rows were not read: this function values pool rows by themselves",
     "truncated_targets": "target rows alone do not fit the model's context",
     "truncated_texts": "texts were longer than the encoder's limit and were cut for embedding",
@@ -28,7 +34,23 @@ FLAGS = {
     "labels_kept_from_earlier_run": (
         "labels and estimator of an earlier run were kept (the pool changed little)"
     ),
+    "state_kept_from_earlier_run": (
+        "the function's preparation of an earlier run was kept (the pool changed little)"
+    ),
     "learning_pointless": (
         "exact values cost next to nothing here, so all were computed and nothing was learned"
     ),
+    "exact_is_cheap": (
+        "exact values of this function cost next to nothing: a label_fraction of one computes all"
+    ),
 }
+
+# Texts of the run's own, told as they are.
+TOLD = ("estimator_drift",)
+
+
+def notes_of(facts: Mapping[str, Any]) -> list[str]:
+    """The notes that the facts of a run call for, as plain text, numbers first."""
+    counted = [f"{facts[fact]:,} {text}" for fact, text in NOTES.items() if facts.get(fact)]
+    flags = [text for fact, text in FLAGS.items() if facts.get(fact)]
+    return counted + flags + [facts[fact] for fact in TOLD if facts.get(fact)]

@@ -1,21 +1,12 @@
-"""The page as a whole: sections in order, filled into the template."""
+"""The report of a run as a whole: its sections in order."""
 
 from __future__ import annotations
 
-import shlex
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from nncift_core.report import comparison, outcome, record, trust, values
-from nncift_core.report.queries import Data, Reader
+from nncift_core.report.queries import Reader
+from nncift_core.report.template import fill
 from nncift_core.store.workspace import Workspace
-from nncift_core.text import one_line
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-HERE = Path(__file__).parent
 SECTIONS = (
     outcome.head,
     comparison.comparison,
@@ -37,25 +28,6 @@ def render(ws: Workspace, run_id: str) -> str:
     """
     reader = Reader(ws, run_id)
     sections = [make(reader) for make in SECTIONS]
-    folder = one_line(ws.root.name, 80)
-
-    def command(data: Data) -> str:
-        return f'nncift query "{data.sql}" --run {data.run or run_id} --workspace {shlex.quote(folder)}'
-
-    css = (HERE / "report.css").read_text(encoding="utf-8")
-    return _template().render(sections=sections, run_id=run_id, command=command, css=css)
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    env = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+    return fill(
+        ws, run_id, sections, title=f"nncift report, run {run_id}", heading="Which rows are worth training on"
     )
-    return env.get_template("report.html.j2")

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nncift_core.errors import UserError
 from nncift_core.report import sweep_queries as queries
 from nncift_core.report.blocks import Plot, Section, Title, say, table, value
-from nncift_core.report.page import HERE
 from nncift_core.report.plots import bars
 from nncift_core.report.queries import Data, Reader
 from nncift_core.report.study_plots import Line, curves, heat
+from nncift_core.report.template import fill
 from nncift_core.store.sweeps import read_sweeps
 from nncift_core.store.workspace import Workspace
-from nncift_core.text import one_line
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 HEADINGS = {
     "figures": "How good are estimates, by how much is labelled",
@@ -62,30 +56,8 @@ def render_sweep(ws: Workspace, run_id: str) -> str:
     sections = [_head(reader, facts)]
     sections += _figures(reader) if study == "figures" else _estimators(reader)
     sections += _failed(reader)
-    folder = one_line(ws.root.name, 80)
-
-    def command(data: Data) -> str:
-        return f'nncift query "{data.sql}" --run {run_id} --workspace {shlex.quote(folder)}'
-
-    css = (HERE / "report.css").read_text(encoding="utf-8")
-    return _template().render(
-        sections=sections, run_id=run_id, command=command, css=css, heading=HEADINGS[study]
-    )
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    env = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return env.get_template("sweep.html.j2")
+    heading = HEADINGS[study]
+    return fill(ws, run_id, sections, title=f"nncift sweep {run_id}", heading=heading, contents=False)
 
 
 def _head(r: Reader, facts: dict[str, Any]) -> Section:

@@ -110,17 +110,54 @@ def test_training_is_not_repeated_when_only_prefects_cache_is_lost(project: Proj
     assert rows(Workspace(project.workspace), made) == before
 
 
-def test_ctrl_c_says_that_the_work_is_kept(project: Project) -> None:
+# The command with one step replaced, that waits for Ctrl-C once it has written the file "here".
+HELD = """
+import time
+from pathlib import Path
+
+from nncift_core.pipeline import exact
+from tasks import downstream, stages
+
+def compute(problem, function, shard, progress):
+    exact.compute_exact(problem, function, shard, progress)
+    Path("here").touch()
+    while True:
+        time.sleep(0.01)
+        progress(0)
+
+def query(ws, run_id):
+    if Path("here").exists():
+        return "tried again"
+    Path("here").touch()
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        # As DuckDB does.
+        raise RuntimeError("Query interrupted") from None
+
+{patch}
+from flows.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("patch", ["stages.compute_exact = compute", "downstream.write_report = query"])
+def test_ctrl_c_says_that_the_work_is_kept(project: Project, patch: str) -> None:
+    """While another thread computes shards, and in a library that makes an error of its own of it."""
     process = subprocess.Popen(
-        project.command("run", "job.toml", "--workspace", str(project.workspace)),
+        [sys.executable, "-c", HELD.format(patch=patch), *project.command("run", "job.toml")[1:],
+         "--workspace", str(project.workspace)],
         cwd=project.folder, env=project.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(project.workspace.glob("exact/*/*.manifest.json")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (project.folder / "here").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err[-3000:]
     assert "interrupted; what is finished is kept" in err.splitlines()[-1]
     assert "Traceback" not in err
     assert project.query("SELECT status FROM runs")[0]["status"] == "interrupted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,6 +102,11 @@ def test_the_tournament_shares_exact_values_with_a_run_and_is_shown(
     shown = project.call("sweep", "job.toml", "--study", "estimators", "--workspace", str(project.workspace))
     assert "Labels: scattered" in shown.stdout and "share of gain" in shown.stdout
     assert "loses without a group of features" in shown.stdout
+    page = Path(result["report"])
+    written = page.read_text(encoding="utf-8")
+    page.unlink()
+    again = project.call("report", "--run", result["run_id"], "--workspace", str(project.workspace))
+    assert Path(again.stdout.strip()).samefile(page) and page.read_text(encoding="utf-8") == written
     # Queries without --run go on speaking of the valuation; costs and runs know both.
     assert project.ask("SELECT DISTINCT run_id FROM selection") == [{"run_id": valued["run_id"]}]
     stages = project.ask("SELECT DISTINCT stage FROM costs", result["run_id"])

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_jsonl
+from conftest import ORACLES, write_jsonl
 from pipeline.priced import COLUMNS, ROWS, config, examples, register
 
-from nncift_core.config import Config
+from nncift_core.config import Config, parse_config
 from nncift_core.pipeline.exact import plan_exact
 from nncift_core.pipeline.inputs import read_inputs
 from nncift_core.pipeline.plan import plan
@@ -96,3 +96,31 @@ def test_plan_asks_no_texts_of_a_model_that_is_not_here(
 
 class _Teacher:
     teacher = True
+
+
+def test_the_disk_forecast_counts_what_estimators_read(tmp_path: Path) -> None:
+    """Per text: an embedding, one of its response, and the forward-pass features of a model of width 64."""
+    rows = [{"prompt": f"what is {k}", "response": f"the number {k}"} for k in range(900)]
+    write_jsonl(tmp_path / "pool.jsonl", rows)
+
+    def forecast(*groups: str, **influence: Any) -> float:
+        made = parse_config(
+            {
+                "pool": {"source": "pool.jsonl"},
+                "language_model": {"model": str(ORACLES / "tiny-lm")},
+                "influence": {"function": "delift", "labels": "block", "label_fraction": 0.1, **influence},
+                "estimator": {"architecture": "ridge", "features": list(groups)},
+            },
+            base_dir=tmp_path,
+        )
+        disk: float = plan(made, tmp_path / "ws")["forecast_disk_mb"]
+        return disk
+
+    # The baselines beside every estimate read the embedding.
+    least = forecast("lengths")
+    assert least > 900 * 384 * 4 / 1e6
+    assert forecast("lengths", "response") - least == pytest.approx(900 * 384 * 4 / 1e6, abs=0.1)
+    forward = 4 + 3 * 64 + 64 * 64
+    assert forecast("lengths", "loss") - least == pytest.approx(900 * forward * 4 / 1e6, abs=0.1)
+    everything = forecast("response", "loss", label_fraction=1)
+    assert everything == forecast("lengths", label_fraction=1) < 900**2 * 4.2 / 1e6 + 1

@@ -1,0 +1,138 @@
+"""What every flow over a job begins with: its config, one thread per device, its data in the workspace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.provenance import versions
+from flows.stages import peak_mb
+from nncift_core.config import Config, load_config, parse_config, settled
+from nncift_core.errors import NnciftError, RunError
+from nncift_core.hashing import digest
+from nncift_core.pipeline.inputs import forget_inputs, read_inputs
+from nncift_core.pipeline.problem import keys_of
+from nncift_core.store.datasets import is_stored
+from nncift_core.store.references import DatasetRef
+from nncift_core.store.runs import Attempt, Cost, attempt
+from nncift_core.store.workspace import Workspace
+from tasks import stages
+from tasks.job import Job, slots
+from tasks.progress import say
+from tasks.running import cached
+
+AnyConfig = Config | Mapping[str, Any] | str | Path
+
+
+def resolve(config: AnyConfig) -> Config:
+    """The checked config from a `Config`, a dict of the TOML's shape, or the path of a TOML file.
+
+    Raises UserError for what is wrong in it.
+    """
+    if isinstance(config, Config):
+        return settled(config)
+    if isinstance(config, Mapping):
+        return parse_config(dict(config))
+    return load_config(config)
+
+
+def call_flow(flow: Flow[..., Any], what: str, config: Config, ws: Workspace, **given: Any) -> dict[str, Any]:
+    """Run `flow` on `config` with one thread per device and return what it returns.
+
+    what: what its failure is called. Raises RunError for an error that is not nncift's own; its traceback
+    is in the server's logs.
+    """
+    runner: Any = ThreadPoolTaskRunner(max_workers=max(1, len(slots(config).devices)))
+    configured: Flow[..., Any] = flow.with_options(task_runner=runner)
+    try:
+        result: Any = configured(
+            config=config.model_dump(mode="json"), workspace=str(ws.root), base_dir=config.base_dir, **given
+        )
+    except NnciftError:
+        raise
+    except Exception as e:
+        raise RunError(
+            f"the {what} failed ({type(e).__name__}: {e}). Finished shards are kept; run again to go on. "
+            "The run's page in the UI has the traceback"
+        ) from e
+    found: dict[str, Any] = result
+    return found
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A job whose data sets are stored.
+
+    versions: role and name -> version of the rows; cost: of storing them.
+    """
+
+    job: Job
+    versions: dict[str, str]
+    cost: Cost
+
+    @contextmanager
+    def attempt(self, run_id: str, recorded: dict[str, Any]) -> Iterator[Attempt]:
+        """The next attempt of a run over these data; recorded: its config, as `runs` shows it."""
+        with attempt(self.job.ws, run_id, recorded, versions()) as current:
+            current.cost(self.cost)
+            yield current
+
+
+def ingest(config: Config, workspace: str) -> Ingested:
+    """Read, check and store the data sets of `config`; what is stored already stays.
+
+    Raises UserError, before anything is written, for wrong rows and models.
+    """
+    read_inputs(config)
+    keys = keys_of(config)
+    ws = Workspace.create(workspace)
+    job = Job(
+        workspace=str(ws.root),
+        config_json=config.model_dump_json(),
+        base_dir=config.base_dir,
+        identity=keys,
+    )
+    started = time.monotonic()
+    refs = _stored(job, config)
+    seconds = time.monotonic() - started
+    rows, new = sum(r.rows for r, _ in refs), sum(r.new_rows for r, fresh in refs if fresh)
+    return Ingested(
+        job.model_copy(update={"datasets": tuple(r for r, _ in refs)}),
+        {f"{r.role}:{r.dataset}": r.version for r, _ in refs},
+        Cost("ingest", "cpu", rows, new, rows - new, seconds, peak_mb()),
+    )
+
+
+def _stored(job: Job, config: Config) -> list[tuple[DatasetRef, bool]]:
+    """References of all data sets, and whether each was stored now (not taken from the cache)."""
+    refs = []
+    for found in read_inputs(config):
+        size = config.shards.columns if found.role == "target" else config.shards.rows
+        key = digest(["ingest", 2, found.role, found.name, found.fingerprint, size])
+        dataset = found.config.model_dump(mode="json")
+        value, fresh = cached(
+            job, stages.ingest, key, lambda v: is_stored(job.ws, v), found.role, found.name, dataset
+        )
+        ref = DatasetRef.model_validate(value)
+        refs.append((ref, fresh))
+        _report_reading(ref)
+    forget_inputs()
+    return refs
+
+
+def _report_reading(ref: DatasetRef) -> None:
+    """Say what reading dropped, found twice or passed over."""
+    shown = 10
+    for place in ref.dropped[:shown]:
+        say(f"{ref.role}: dropped {place}")
+    if len(ref.dropped) > shown:
+        say(f"{ref.role}: {len(ref.dropped):,} rows dropped in all; the run's result.json names each")
+    if ref.note:
+        say(f"{ref.role}: {ref.note}")

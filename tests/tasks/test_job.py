@@ -1,0 +1,92 @@
+"""Models that tasks share: loaded once per slot, the newest of a kind only, one task at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ORACLES
+
+from nncift_core.config import Config, parse_config
+from nncift_core.language_models import language_model_key, load_language_model
+from nncift_core.pipeline.problem import keys_of
+from tasks import job as jobs
+from tasks.job import Job, Slot, forget_models, function, language_model
+
+ONE, OTHER = Slot(0, "cpu"), Slot(1, "cpu")
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The devices of the language models that were loaded, in order."""
+    devices: list[str] = []
+
+    def load(section: Any, device: str, base_dir: str) -> Any:
+        devices.append(device)
+        return load_language_model(section, device, base_dir)
+
+    forget_models()
+    monkeypatch.setattr(jobs, "load_language_model", load)
+    yield devices
+    forget_models()
+
+
+def made(folder: Path, **section: Any) -> Job:
+    """A job over the small model of the reference numbers."""
+    config: Config = parse_config(
+        {
+            "pool": {"source": "pool.jsonl"},
+            "language_model": {"model": str(ORACLES / "tiny-lm"), **section},
+            "influence": {"function": "delift"},
+        },
+        base_dir=folder,
+    )
+    return Job(
+        workspace=str(folder / "ws"),
+        config_json=config.model_dump_json(),
+        base_dir=config.base_dir,
+        identity=keys_of(config),
+    )
+
+
+def test_a_slot_has_one_language_model_and_it_is_the_jobs(tmp_path: Path, loaded: list[str]) -> None:
+    job = made(tmp_path)
+    with language_model(job, ONE) as (first, device):
+        assert device == "cpu" and first.device == "cpu"
+        assert first.key == language_model_key(job.config.language_model, job.base_dir)
+    with language_model(job, ONE) as (again, _):
+        assert again is first
+    with language_model(job, OTHER) as (other, _):
+        assert other is not first
+    assert loaded == ["cpu", "cpu"]
+
+
+def test_it_and_the_influence_function_take_each_others_place(tmp_path: Path, loaded: list[str]) -> None:
+    job = made(tmp_path)
+    with language_model(job, ONE) as (first, _):
+        pass
+    with function(job, ONE) as (valued, _):
+        assert valued.name == "delift"
+    assert len(jobs._MODELS) == 1
+    with language_model(job, ONE) as (again, _):
+        assert again is not first
+    assert len(jobs._MODELS) == 1 and len(loaded) == 2
+
+
+def test_a_named_device_has_one_model_for_all_slots_used_in_turns(tmp_path: Path, loaded: list[str]) -> None:
+    job = made(tmp_path, device="cpu")
+    entered = threading.Event()
+
+    def second() -> None:
+        with language_model(job, OTHER):
+            entered.set()
+
+    with language_model(job, ONE):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not entered.wait(0.2)
+    thread.join(10)
+    assert entered.is_set() and loaded == ["cpu"]
