@@ -52,7 +52,7 @@ def facility_location_mutual_information(
     each pick's own best match; with eta = 0 little is left to gain after about N picks.
     Raises ValueError as `facility_location` does, and for a negative or infinite eta.
     """
-    _check_weight("eta", eta)
+    check_weight("eta", eta)
     rows, low = _candidate_rows(similarity)
     own = eta * rows.max(axis=1).astype(np.float64)
     return _select(rows, budget, low=low, modular=own)
@@ -68,7 +68,7 @@ def facility_location_conditional_gain(
     nu >= 0: how much of what P covers counts as covered. f(empty) = 0.
     Raises ValueError as `facility_location` does, and for a wrong `existing` or nu.
     """
-    _check_weight("nu", nu)
+    check_weight("nu", nu)
     rows, low = _candidate_rows(similarity)
     covered = nu * _best_match(existing, represented=rows.shape[1])
     return _select(rows, budget, low=low, cover=covered)
@@ -93,7 +93,9 @@ def _select(
         cover = -math.inf if signed else (floor or 0.0)
     start = np.full(rows.shape[1], cover, rows.dtype)
     order, gains, ties = run_lazy_greedy(rows, start, modular, budget, signed=signed)
-    return Selection(order, gains, ties, int(np.count_nonzero(gains > 0)))
+    # The gains count from the empty set, whose value is 0 unless a floor lifts it.
+    objective = float(gains.sum()) + (floor or 0.0) * rows.shape[1]
+    return Selection(order, gains, ties, int(np.count_nonzero(gains > 0)), objective)
 
 
 def _candidate_rows(similarity: npt.ArrayLike) -> tuple[Floating, float]:
@@ -118,6 +120,6 @@ def _best_match(existing: npt.ArrayLike, represented: int) -> Float64:
     return best
 
 
-def _check_weight(name: str, weight: float) -> None:
+def check_weight(name: str, weight: float) -> None:
     if not (math.isfinite(weight) and weight >= 0):
         raise ValueError(f"{name} is {weight}, but must be a finite number >= 0")

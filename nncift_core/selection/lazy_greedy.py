@@ -8,57 +8,24 @@ Gains only fall as A grows, so a gain from an earlier step bounds the present on
 heap holds these stale bounds; only its top is evaluated anew until the top is fresh.
 
 Exactness: each difference is rounded in the matrix's own type, and the differences are added up
-in float64 in an order that never changes. Rounding is monotone, so computed gains fall too, never
-only the true ones: the picks are those of a greedy that evaluates everything, ties included.
+in float64 in one order, set when the machine compiles it. Rounding is monotone, so computed gains
+fall too, never only the true ones: the picks are those of a greedy that evaluates everything, ties
+included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from nncift_core.selection.gains import Kernel, absorb, compiled, gain_of, total_of
 from nncift_core.selection.result import Float64, Floating, Int64
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 
-
-def _compiled(function: _F) -> _F:
-    """numba.njit with its type kept; nogil lets a caller's other threads run meanwhile."""
-    return cast(_F, numba.njit(cache=True, nogil=True)(function))
-
-
-@_compiled
-def _gain(row: Floating, cover: Floating) -> float:
-    """sum_i max(row[i] - cover[i], 0); row, cover [represented]."""
-    # Four sums: one alone waits for its last addition. Their order is fixed, unlike under fastmath.
-    zero = row.dtype.type(0)
-    t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
-    whole = len(row) // 4 * 4
-    for i in range(0, whole, 4):
-        t0 += max(row[i] - cover[i], zero)
-        t1 += max(row[i + 1] - cover[i + 1], zero)
-        t2 += max(row[i + 2] - cover[i + 2], zero)
-        t3 += max(row[i + 3] - cover[i + 3], zero)
-    for i in range(whole, len(row)):
-        t0 += max(row[i] - cover[i], zero)
-    return (t0 + t1) + (t2 + t3)
-
-
-@_compiled
-def _total(row: Floating) -> float:
-    """sum_i row[i], in float64."""
-    total = 0.0
-    for i in range(len(row)):
-        total += row[i]
-    return total
-
-
-@_compiled
-def _sift_down(heap: Int64, size: int, at: int, bound: Float64) -> None:
+@compiled
+def sift_down(heap: Int64, size: int, at: int, bound: Float64) -> None:
     """Restore heap order below `at`: larger bound first, equal bounds by lower candidate."""
     item = heap[at]
     while True:
@@ -78,21 +45,21 @@ def _sift_down(heap: Int64, size: int, at: int, bound: Float64) -> None:
     heap[at] = item
 
 
-@_compiled
+@compiled
 def _refresh_all(
-    rows: Floating, cover: Floating, modular: Float64, heap: Int64, size: int, bound: Float64, signed: bool
+    kernel: Kernel, cover: Floating, modular: Float64, heap: Int64, size: int, bound: Float64, signed: bool
 ) -> None:
     """Evaluate every candidate left in the heap and rebuild it; `signed`: against the empty set."""
     for k in range(size):
         a = heap[k]
-        bound[a] = modular[a] + (_total(rows[a]) if signed else _gain(rows[a], cover))
+        bound[a] = modular[a] + (total_of(kernel, a) if signed else gain_of(kernel, a, cover))
     for at in range(size // 2 - 1, -1, -1):
-        _sift_down(heap, size, at, bound)
+        sift_down(heap, size, at, bound)
 
 
-@_compiled
+@compiled
 def _freshen_top(
-    rows: Floating,
+    kernel: Kernel,
     cover: Floating,
     modular: Float64,
     heap: Int64,
@@ -105,57 +72,66 @@ def _freshen_top(
     """Evaluate tops until the top is fresh (seen at `step`) or its bound lies below `least`."""
     while size > 0 and seen[heap[0]] != step and bound[heap[0]] >= least:
         a = heap[0]
-        bound[a] = modular[a] + _gain(rows[a], cover)
+        bound[a] = modular[a] + gain_of(kernel, a, cover)
         seen[a] = step
-        _sift_down(heap, size, 0, bound)
+        sift_down(heap, size, 0, bound)
 
 
-@_compiled
+@compiled
 def lazy_greedy(
-    rows: Floating, cover: Floating, modular: Float64, budget: int, signed: bool
+    kernel: Kernel, cover: Floating, modular: Float64, budget: int, signed: bool
 ) -> tuple[Int64, Float64, int]:
     """Pick `budget` candidates greedily: order [budget], gains [budget], number of tied steps.
 
-    rows [candidate, represented], C-contiguous: s[i, a] at rows[a, i]. cover [represented], same
-    type: cover_0 on entry, overwritten. modular [candidate]. Equal gains go to the lowest index.
+    kernel: rows [candidate, represented], C-contiguous, s[i, a] at rows[a, i]; or CSR by candidate,
+    where what is not stored adds nothing. cover [represented], same type: cover_0 on entry,
+    overwritten. modular [candidate]. Equal gains go to the lowest index.
 
     signed: f(empty) = 0 while the maximum over a set that is not empty may be negative, that is,
     cover_0 = -inf except that the first gain is sum_i s[i, a] + modular[a] instead of infinite.
     The first gains then bound nothing, so everything is evaluated again at the second step.
     """
-    candidates, represented = rows.shape
+    candidates = len(modular)
     heap = np.arange(candidates)
     bound = np.empty(candidates, np.float64)
     seen = np.zeros(candidates, np.int64)
     order = np.empty(budget, np.int64)
     gains = np.empty(budget, np.float64)
     size, ties = candidates, 0
-    _refresh_all(rows, cover, modular, heap, size, bound, signed)
+    _refresh_all(kernel, cover, modular, heap, size, bound, signed)
     for step in range(budget):
         if signed and step == 1:
-            _refresh_all(rows, cover, modular, heap, size, bound, False)
+            _refresh_all(kernel, cover, modular, heap, size, bound, False)
             seen[:] = step
-        _freshen_top(rows, cover, modular, heap, size, bound, seen, step, -np.inf)
+        _freshen_top(kernel, cover, modular, heap, size, bound, seen, step, -np.inf)
         best = heap[0]
         order[step], gains[step] = best, bound[best]
         size -= 1
         heap[0] = heap[size]
-        _sift_down(heap, size, 0, bound)
-        _freshen_top(rows, cover, modular, heap, size, bound, seen, step, bound[best])
+        sift_down(heap, size, 0, bound)
+        _freshen_top(kernel, cover, modular, heap, size, bound, seen, step, bound[best])
         if size > 0 and bound[heap[0]] == bound[best]:
             ties += 1
-        row = rows[best]
-        for i in range(represented):
-            cover[i] = max(cover[i], row[i])
+        absorb(kernel, best, cover)
     return order, gains, ties
 
 
 def run_lazy_greedy(
-    rows: Floating, cover: Floating, modular: npt.ArrayLike, budget: int, *, signed: bool
+    kernel: Kernel, cover: Floating, modular: npt.ArrayLike, budget: int, *, signed: bool
 ) -> tuple[Int64, Float64, int]:
-    """`lazy_greedy` on a read-only view of `rows`, leaving the caller's `cover` untouched."""
+    """`lazy_greedy` on a read-only view of `kernel`, leaving the caller's `cover` untouched."""
     # A read-only array is another type to numba: with this view, one compilation serves both.
-    view = rows.view()
-    view.flags.writeable = False
-    constants = np.broadcast_to(np.asarray(modular, np.float64), len(rows)).copy()
+    candidates = len(kernel[0]) - 1 if isinstance(kernel, tuple) else len(kernel)
+    view = (
+        (_read_only(kernel[0]), _read_only(kernel[1]), _read_only(kernel[2]))
+        if isinstance(kernel, tuple)
+        else _read_only(kernel)
+    )
+    constants = np.broadcast_to(np.asarray(modular, np.float64), candidates).copy()
     return lazy_greedy(view, cover.copy(), constants, budget, signed)
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import numpy.typing as npt
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Floating = npt.NDArray[np.floating[Any]]
+Mode = Literal["exact", "sparse", "stochastic", "partitioned"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +24,21 @@ class Selection:
     gains: float64 [budget], what each pick added to the objective (top-k: its score).
     ties: number of steps whose best gain was shared, exactly, by another candidate not yet picked.
     positive: number of picks with gain > 0; the picks after them added nothing.
+    objective: what the rule maximises, for the chosen set: f(A), over all represented items and from the
+    whole kernel in every mode (top-k: the sum of the scores).
+    mode: "exact" for the greedy picks themselves; "sparse", "stochastic" or "partitioned" for
+    approximations (`at_scale.py`), whose gains are those of their own order, replayed on the whole kernel.
+    gap: for an approximation, 1 - f(its picks) / f(exact greedy's picks) on a subsample where exact greedy
+    is feasible (negative where it found the better set); None where it was not measured.
     """
 
     order: Int64
     gains: Float64
     ties: int
     positive: int
+    objective: float = math.nan
+    mode: Mode = "exact"
+    gap: float | None = None
 
     def __len__(self) -> int:
         return len(self.order)

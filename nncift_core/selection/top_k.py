@@ -37,4 +37,5 @@ def top_k(scores: npt.ArrayLike, budget: int, tie_break: npt.NDArray[np.uint64] 
         gains=gains,
         ties=int(np.count_nonzero(tied[:budget])),
         positive=int(np.count_nonzero(gains > 0)),
+        objective=float(gains.sum()),
     )

@@ -40,6 +40,11 @@ def test_tie_break_makes_the_choice_independent_of_the_order_of_rows() -> None:
     assert plain.tolist() != top_k(scores, 60).order.tolist()
 
 
+def test_objective_is_the_sum_of_the_chosen_scores() -> None:
+    selection = top_k(np.array([1.0, -2.0, 4.5]), 2)
+    assert (selection.objective, selection.mode, selection.gap) == (5.5, "exact", None)
+
+
 def test_negative_zero_equals_zero() -> None:
     selection = top_k(np.array([-0.0, 0.0]), 2)
     assert (selection.order.tolist(), selection.ties) == ([0, 1], 1)
