@@ -49,7 +49,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/facility_location.py
+	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/storage.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exact_influence.py
 	$(BIN)/python -m benchmarks.builtin_lm.context

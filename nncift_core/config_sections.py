@@ -183,6 +183,7 @@ class SelectionConfig(Section):
     count: int | None = Field(default=None, ge=1)
     eta: float = Field(default=1.0, gt=0)
     nu: float = Field(default=1.0, ge=0)
+    mode: Literal["auto", "exact", "sparse", "stochastic", "partitioned"] = "auto"
     existing: DatasetConfig | None = None
 
     @model_validator(mode="after")

@@ -19,13 +19,17 @@ from nncift_core.pipeline.matrix import open_matrix
 from nncift_core.pipeline.overview import Overview, OverviewCollector
 from nncift_core.pipeline.problem import Problem
 from nncift_core.selection import RULES, NonNegative, Selection
+from nncift_core.selection.at_scale import ScaleOptions, facility_location_at_scale
+from nncift_core.selection.kernels import TileRows
 from nncift_core.store.datasets import Dataset
 from nncift_core.store.files import publish
-from nncift_core.store.matrix import RowBlock
+from nncift_core.store.matrix import MatrixReader, RowBlock
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.workspace import Workspace
 
 Int64 = npt.NDArray[np.int64]
+# Beyond so much, a matrix is not written down for a rule that reads it more than once.
+SCRATCH_BYTES = 32 << 30
 SELECTION_SCHEMA = pa.schema(
     [
         ("run_id", pa.string()),
@@ -63,12 +67,13 @@ class Choice:
 def choose(problem: Problem, function: InfluenceFunction, ref: EstimatorRef | None) -> Choice:
     """Score every pool row and pick the subset by the configured rule (design decision 6).
 
-    The matrix is assembled in a file-backed array of rows x target rows, never in memory.
+    A rule that reads the matrix finds it in a file-backed array of rows x target rows, never in memory; one
+    of more than `SCRATCH_BYTES` is computed again where it is read.
     """
     rule = problem.config.resolve_rule()
     with tempfile.TemporaryDirectory(dir=problem.ws.tmp_dir) as scratch:
-        collected = _Collector(problem, function, Path(scratch))
-        for block in open_matrix(problem, ref):
+        collected = _Collector(problem, function, open_matrix(problem, ref), Path(scratch))
+        for block in collected.reader:
             collected.add(block)
         selection, facts = _apply_rule(problem, rule, collected)
     facts |= {
@@ -77,6 +82,7 @@ def choose(problem: Problem, function: InfluenceFunction, ref: EstimatorRef | No
         "candidates": len(problem.pool.content_ids),
         "positive_gain": selection.positive,
         "tied_steps": selection.ties,
+        "objective": selection.objective,
         "exact_pairs_used": collected.exact_pairs,
     }
     overview = collected.overview.result()
@@ -86,8 +92,10 @@ def choose(problem: Problem, function: InfluenceFunction, ref: EstimatorRef | No
 class _Collector:
     """Expands blocks of contents to rows: scores of the pool, candidates' and existing rows' values."""
 
-    def __init__(self, problem: Problem, function: InfluenceFunction, scratch: Path) -> None:
-        self.problem, self.function = problem, function
+    def __init__(
+        self, problem: Problem, function: InfluenceFunction, reader: MatrixReader, scratch: Path
+    ) -> None:
+        self.problem, self.function, self.reader = problem, function, reader
         self.columns = problem.column_of_target
         self.pool = _Expansion(problem.pool.content_ids)
         existing = problem.of_role("existing")
@@ -96,6 +104,7 @@ class _Collector:
         self.scores = np.zeros((shape[0], len(problem.task_names)), np.float32)
         self.exact_rows = np.zeros(shape[0], bool)
         needs_matrix = RULES[problem.config.resolve_rule()].reads == "matrix"
+        needs_matrix &= 4 * shape[0] * shape[1] <= SCRATCH_BYTES
         self.candidates = np.memmap(scratch / "pool", np.float32, "w+", shape=shape) if needs_matrix else None
         self.existing = np.full((len(self.old), shape[1]), np.nan, np.float32)
         self.low, self.high, self.exact_pairs = np.inf, -np.inf, 0
@@ -143,16 +152,48 @@ def _apply_rule(problem: Problem, name: Any, c: _Collector) -> tuple[Selection, 
     if rule.reads == "scores":
         ranks = hash_rank(problem.pool.example_ids, problem.config.seed, "tie")
         return rule.select(c.scores.max(axis=1), budget, ranks), {}
-    assert c.candidates is not None
     scaling = NonNegative(c.low, c.high)
-    for start in range(0, len(c.candidates), 4096):
-        part = c.candidates[start : start + 4096]
-        scaling.apply(part, part)
-    parameters = {p: getattr(problem.config.selection, p) for p in rule.parameters}
-    facts = {"scaled_from": [scaling.minimum, scaling.maximum], **parameters}
+    settings = problem.config.selection
+    given: dict[str, Any] = {p: getattr(settings, p) for p in rule.parameters}
     if rule.existing:
-        return rule.select(c.candidates.T, scaling.apply(c.existing).T, budget, **parameters), facts
-    return rule.select(c.candidates.T, budget, **parameters), facts
+        given["existing"] = scaling.apply(c.existing).T
+    found = facility_location_at_scale(
+        _similarity(c, scaling),
+        budget,
+        objective=name,
+        mode=settings.mode,
+        options=ScaleOptions(seed=problem.config.seed),
+        **given,
+    )
+    facts = {"scaled_from": [scaling.minimum, scaling.maximum], "selection_mode": found.mode}
+    facts |= {p: getattr(settings, p) for p in rule.parameters}
+    return found, facts | {"selection_gap": found.gap, "selection_note": _note(found)}
+
+
+def _note(found: Selection) -> str:
+    """What to tell of an approximate selection; empty for an exact one."""
+    if found.mode == "exact":
+        return ""
+    gap = "" if found.gap is None else f": {found.gap:.2%} below exact greedy on a part that both can do"
+    return f"facility location was maximised approximately ({found.mode}){gap}"
+
+
+def _similarity(c: _Collector, scaling: NonNegative) -> npt.NDArray[Any] | TileRows:
+    """Influence >= 0, [represented, candidate], from the scratch file or, beyond it, made when it is read."""
+    if c.candidates is not None:
+        for start in range(0, len(c.candidates), 4096):
+            part = c.candidates[start : start + 4096]
+            scaling.apply(part, part)
+        return c.candidates.T
+    contents = c.problem.pool.content_ids
+
+    def tile(candidates: Int64, represented: Int64) -> Float32:
+        rows, at = np.unique(contents[candidates], return_inverse=True)
+        values = c.reader.block(rows).values[:, c.columns[represented]]
+        out: Float32 = scaling.apply(values)[at]
+        return out
+
+    return TileRows(tile, (len(contents), len(c.columns)))
 
 
 def selection_table(run_id: str, choice: Choice, pool: Dataset) -> pa.Table:

@@ -109,6 +109,17 @@ def _gains(found: Data, facts: Data) -> Sentence:
     )  # fmt: skip
 
 
+def _objective(facts: Data) -> list[Sentence]:
+    """What the rule's objective came to, and whether that was found exactly; older runs did not say."""
+    reached, note = facts.where("fact", "objective"), facts.where("fact", "selection_note")
+    if not reached.rows:
+        return []
+    lines = [say("The rule’s objective is {} for these rows.", value(reached, "value", "score"))]
+    if note.rows and note.first["text"]:
+        lines.append(say("How: {}.", value(note, "text", "long")))
+    return lines
+
+
 def subset(r: Reader) -> Section:
     """Where the chosen rows come from, what each added, and the first of them."""
     section = Section("subset", "The subset")
@@ -122,6 +133,7 @@ def subset(r: Reader) -> Section:
             value(facts.where("fact", "positive_gain"), "value", "int"),
             value(facts.where("fact", "tied_steps"), "value", "int"),
         ),
+        *_objective(facts),
         *_groups(r, "source", queries.BY_SOURCE),
     ]
     if r.ask(queries.TASKS_NAMED).first["named"]:

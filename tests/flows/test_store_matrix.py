@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 from conftest import Project
 
+from nncift_core.pipeline import choose
+
 VALUES = "SELECT train_id, target_id, origin, influence, upper FROM influence ORDER BY 1, 2"
 
 
@@ -59,6 +61,37 @@ def test_what_is_stored_changes_nothing_else(make_project: Callable[[str], Proje
         "JOIN examples ON example_id = train_id GROUP BY 1"
     )
     assert pairs == {r["origin"]: r["n"] for r in counted}
+
+
+@pytest.mark.heavy
+def test_a_matrix_too_large_for_scratch_space_gives_the_same_subset(
+    make_project: Callable[[str], Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for name, scratch in (("usual", choose.SCRATCH_BYTES), ("large", 1000)):
+        p = make_project(name)
+        p.configure(selection={"rule": "flmi"}, shards={"store_matrix": "none"})
+        monkeypatch.setattr(choose, "SCRATCH_BYTES", scratch)
+        result = p.value()
+        found.append(p.ask("SELECT train_id, gain FROM selection ORDER BY rank"))
+    before, after = found
+    assert [r["train_id"] for r in after] == [r["train_id"] for r in before]
+    assert [r["gain"] for r in after] == pytest.approx([r["gain"] for r in before], abs=1e-4)
+    assert result["facts"]["selection_mode"] == "exact" and result["facts"]["selection_gap"] is None
+
+
+@pytest.mark.heavy
+def test_an_approximate_selection_says_so(make_project: Callable[[str], Project]) -> None:
+    p = make_project("approximate")
+    p.configure(selection={"rule": "fl", "mode": "stochastic"})
+    done = p.call("run", "job.toml", "--workspace", str(p.workspace))
+    assert "facility location was maximised approximately (stochastic): " in done.stdout
+    facts = {r["fact"]: r for r in p.ask("SELECT * FROM facts")}
+    gains = p.ask("SELECT sum(gain) AS total FROM selection")[0]["total"]
+    assert facts["objective"]["value"] == pytest.approx(gains, rel=1e-6)
+    assert facts["selection_mode"]["text"] == "stochastic" and abs(facts["selection_gap"]["value"]) < 0.5
+    (page,) = p.workspace.glob("runs/*/report.html")
+    assert "The rule’s objective is" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.heavy
