@@ -92,10 +92,11 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
         "prepare-function": int(needs_state(config)),
         "features": features,
         "exact-influence": exact,
-        "estimate-influence": 0 if everything else pairs,
+        "estimate-influence": 0 if everything or config.shards.store_matrix != "all" else pairs,
         "select": pool_rows,
         **_downstream(config, [i for i in inputs if i.role == "test"], pool_rows),
     }
+    stored = 0 if everything or config.shards.store_matrix != "all" else pairs
     return {
         "pool_rows": pool_rows,
         "target_rows": target_rows,
@@ -110,7 +111,7 @@ def plan(config: Config, workspace: str | Path) -> dict[str, Any]:
         "test_rows": sum(len(i.examples) for i in inputs if i.role == "test"),
         "fine_tunes": _fine_tunes(config),
         "forecast_seconds": _seconds(config, items, ws),
-        "forecast_disk_mb": _disk_mb(config, inputs, items, exact + (0 if everything else pairs)),
+        "forecast_disk_mb": _disk_mb(config, inputs, items, exact + stored),
     }
 
 

@@ -103,10 +103,11 @@ def test_the_disk_forecast_counts_what_estimators_read(tmp_path: Path) -> None:
     rows = [{"prompt": f"what is {k}", "response": f"the number {k}"} for k in range(900)]
     write_jsonl(tmp_path / "pool.jsonl", rows)
 
-    def forecast(*groups: str, **influence: Any) -> float:
+    def forecast(*groups: str, kept: str = "all", **influence: Any) -> float:
         made = parse_config(
             {
                 "pool": {"source": "pool.jsonl"},
+                "shards": {"store_matrix": kept},
                 "language_model": {"model": str(ORACLES / "tiny-lm")},
                 "influence": {"function": "delift", "labels": "block", "label_fraction": 0.1, **influence},
                 "estimator": {"architecture": "ridge", "features": list(groups)},
@@ -122,5 +123,6 @@ def test_the_disk_forecast_counts_what_estimators_read(tmp_path: Path) -> None:
     assert forecast("lengths", "response") - least == pytest.approx(900 * 384 * 4 / 1e6, abs=0.1)
     forward = 4 + 3 * 64 + 64 * 64
     assert forecast("lengths", "loss") - least == pytest.approx(900 * forward * 4 / 1e6, abs=0.1)
+    assert least - forecast("lengths", kept="none") == pytest.approx(900**2 * 0.99 * 4 / 1e6, rel=0.1)
     everything = forecast("response", "loss", label_fraction=1)
     assert everything == forecast("lengths", label_fraction=1) < 900**2 * 4.2 / 1e6 + 1
