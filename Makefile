@@ -49,6 +49,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/matrix.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/storage.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exact_influence.py

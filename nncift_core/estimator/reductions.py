@@ -7,6 +7,7 @@ its rows and columns, not with their product.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numba
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nncift_core.estimator.contract import Float32, Float64, Int64
+from nncift_core.estimator.network_calibration import usable_threads
 
 BINS = 256
 _CHUNK = 512
@@ -87,13 +89,22 @@ class Reduction:
             margin = 0.1 * (high - low) or 1.0
             self._span = low - margin, high + margin
         low, high = self._span
-        columns = slice(first_column, first_column + c)
-        first, last = first_column // _CHUNK, -(-(first_column + c) // _CHUNK)
-        _reduce(
-            tile, first_row, self._top[columns], self._top_rows[columns], first_column % _CHUNK,
-            np.float32(low), np.float32(BINS / (high - low)),
-            self._low[first:last], self._high[first:last], self._counts[first:last],
-        )  # fmt: skip
+
+        def reduce(chunk: int) -> None:
+            start = max(0, chunk * _CHUNK - first_column)
+            stop = min(c, (chunk + 1) * _CHUNK - first_column)
+            columns = slice(first_column + start, first_column + stop)
+            _reduce(
+                tile[:, start:stop], first_row, self._top[columns], self._top_rows[columns],
+                np.float32(low), np.float32(BINS / (high - low)),
+                self._low[chunk : chunk + 1], self._high[chunk : chunk + 1], self._counts[chunk],
+            )  # fmt: skip
+
+        chunks = range(first_column // _CHUNK, -(-(first_column + c) // _CHUNK))
+        # Threads of our own: those of numba may not be used by two callers at once.
+        with ThreadPoolExecutor(usable_threads()) as pool:
+            for done in [pool.submit(reduce, chunk) for chunk in chunks]:
+                done.result()
         self._pairs += tile.size
 
     @property
@@ -120,46 +131,42 @@ class Reduction:
         )
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def _reduce(
     tile: Float32,
     first_row: int,
     top: Float32,
     top_rows: Int64,
-    offset: int,
     low: np.float32,
     per_bin: np.float32,
     lows: Float32,
     highs: Float32,
     counts: Int64,
 ) -> None:
-    """Columns in chunks of `_CHUNK` of the whole matrix, one thread each; `offset` of the first one's."""
-    rows, columns = tile.shape
-    for chunk in numba.prange(len(lows)):
-        start, stop = max(0, chunk * _CHUNK - offset), min(columns, (chunk + 1) * _CHUNK - offset)
-        smallest, largest = lows[chunk], highs[chunk]
-        n = stop - start
-        worst, bins = top[start:stop, -1].copy(), np.empty(n, np.int32)
-        # Four sets of counters: neighbours of one bin would wait for each other's sum.
-        each = np.zeros((4, counts.shape[1]), np.int64)
-        last = np.float32(counts.shape[1] - 1)
-        for i in range(rows):
-            row = tile[i, start:stop]
-            smallest, largest, passes = _look(row, worst, low, per_bin, last, bins, smallest, largest)
-            for c in range(0, n - 3, 4):
-                each[0, bins[c]] += 1
-                each[1, bins[c + 1]] += 1
-                each[2, bins[c + 2]] += 1
-                each[3, bins[c + 3]] += 1
-            for c in range(n - n % 4, n):
-                each[0, bins[c]] += 1
-            if passes:
-                for c in range(n):
-                    if row[c] >= worst[c]:
-                        _insert(top[start + c], top_rows[start + c], row[c], first_row + i)
-                        worst[c] = top[start + c, -1]
-        counts[chunk] += each.sum(axis=0)
-        lows[chunk], highs[chunk] = smallest, largest
+    """A tile within one chunk of columns; lows, highs [1]."""
+    rows, n = tile.shape
+    smallest, largest = lows[0], highs[0]
+    worst, bins = top[:, -1].copy(), np.empty(n, np.int32)
+    # Four sets of counters: neighbours of one bin would wait for each other's sum.
+    each = np.zeros((4, len(counts)), np.int64)
+    last = np.float32(len(counts) - 1)
+    for i in range(rows):
+        row = tile[i]
+        smallest, largest, passes = _look(row, worst, low, per_bin, last, bins, smallest, largest)
+        for c in range(0, n - 3, 4):
+            each[0, bins[c]] += 1
+            each[1, bins[c + 1]] += 1
+            each[2, bins[c + 2]] += 1
+            each[3, bins[c + 3]] += 1
+        for c in range(n - n % 4, n):
+            each[0, bins[c]] += 1
+        if passes:
+            for c in range(n):
+                if row[c] >= worst[c]:
+                    _insert(top[c], top_rows[c], row[c], first_row + i)
+                    worst[c] = top[c, -1]
+    counts += each.sum(axis=0)
+    lows[0], highs[0] = smallest, largest
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc", "contract"})

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+# Compiled with the loops of gains.py 1f526c26b902: tests/selection/test_compiled.py asks.
 from nncift_core.selection.gains import compiled, row_gain
 from nncift_core.selection.kernels import Float32, SimilarityRows
 from nncift_core.selection.lazy_greedy import sift_down
