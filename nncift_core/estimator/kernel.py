@@ -5,7 +5,8 @@
 
 Weights of groups w, biases a, own effects d, noise s^2 and widths t by marginal likelihood (type II maximum
 likelihood, Rasmussen and Williams 2006, chapter 5), on at most 150 x 50 labels of a block and about 600 of
-scattered ones; sigma^2 in closed form; then one solve with all labels. A pointwise function has one column.
+scattered ones; sigma^2 in closed form; then one solve with all labels. beta of a block is the mean of that
+solve's and of `kernel_held_out`'s. A pointwise function has one column.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import numpy.typing as npt
 from nncift_core.estimator import kernel_block, kernel_iterative, kernel_pairs
 from nncift_core.estimator.contract import Features, Float32, Float64, Int64, checked_labels
 from nncift_core.estimator.kernel_block import BlockVariance
-from nncift_core.estimator.kernel_labels import Labels, drawn, hyperparameters, labels_of
+from nncift_core.estimator.kernel_held_out import held_out_slopes
+from nncift_core.estimator.kernel_labels import Labels, drawn, hyperparameters, labels_of, sub_block
 from nncift_core.estimator.kernel_pairs import Pairs, PairVariance
 from nncift_core.estimator.kernel_search import Hyper, scale_of
 from nncift_core.estimator.kernel_sides import Scaled, Side
@@ -75,9 +77,14 @@ class Kernel:
         column_side = Side.of(columns, hyper.columns, np.arange(columns.n), labels.column_ids)
         at = kernel_block.solve_block(row_side, column_side, labels.block(), hyper.noise, hyper.widths)
         self.form, self.steps = "block", 0
-        self.thin = Thin.of(row_side, column_side, labels.scale * (at.Qr @ at.alpha @ at.Qc.T))
+        beta = at.beta
+        if len(beta):
+            held_out = held_out_slopes(*sub_block(labels, rows, columns, seed), hyper)
+            # Held-out fits see fewer labels than this one, so the truth lies between the two.
+            beta = beta if held_out is None else (beta + held_out) / 2
+        self.thin = Thin.of(row_side, column_side, labels.scale * (at.Qr @ at.alpha_of(beta) @ at.Qc.T))
         self.block_variance = BlockVariance.of(at, hyper.noise)
-        return at.beta, at.quadratic, at.logdet
+        return beta, at.quadratic, at.logdet
 
     def _fit_pairs(
         self, features: Features, labels: Labels, rows: Scaled, columns: Scaled, hyper: Hyper, seed: int

@@ -60,6 +60,11 @@ class Rotated:
         quadratic = max(float(gram[0, 0] - gram[1:, 0] @ beta), 0.0)
         return cls(Qr, lr, Qc, lc, L, rotated[1:], M, beta, alpha, quadratic, float(logdet), explained)
 
+    def alpha_of(self, beta: Float64) -> Float64:
+        """`(y - F beta)` through `L^-1`, rotated, for other slopes than `self.beta`, [R, C]."""
+        out: Float64 = self.alpha + np.tensordot(self.beta - beta, self.F, axes=1) / self.L
+        return out
+
 
 class BlockLikelihood:
     """Negative log marginal likelihood of a block and its slopes, as a function of the hyperparameters.

@@ -72,21 +72,28 @@ def hyperparameters(labels: Labels, rows: Scaled, columns: Scaled, seed: int) ->
     """By marginal likelihood of a sub-block or of a subsample of pairs."""
     pairs = labels.pairs
     if labels.is_block:
-        r = drawn(labels.row_ids, seed, SEARCH_ROWS)
-        c = drawn(labels.column_ids, seed, SEARCH_COLUMNS)
-        block = np.ascontiguousarray(labels.block()[:, r][:, :, c])
-        objective: BlockLikelihood | PairLikelihood = BlockLikelihood(
-            block, rows.distances(r), columns.distances(c)
-        )
+        block, of_rows, of_columns = sub_block(labels, rows, columns, seed)
+        objective: BlockLikelihood | PairLikelihood = BlockLikelihood(block, of_rows, of_columns)
+        _, n_rows, n_columns = block.shape
     else:
         few = pairs.take(_few_pairs(labels, seed))
         r, of_row = np.unique(few.r, return_inverse=True)
         c, of_column = np.unique(few.c, return_inverse=True)
         few = Pairs(of_row, of_column, few.y, few.F)
         objective = PairLikelihood(few, rows.distances(r), columns.distances(c))
+        n_rows, n_columns = len(r), len(c)
     # One column alone cannot tell a row's own effect from noise, nor one row a column's.
-    own = (len(c) > 1, len(r) > 1)
+    own = (n_columns > 1, n_rows > 1)
     return search(objective, (len(rows.names), len(columns.names)), len(pairs.F), own)
+
+
+def sub_block(labels: Labels, rows: Scaled, columns: Scaled, seed: int) -> tuple[Float64, Float64, Float64]:
+    """At most 150 x 50 of a block's labels by hash rank: [1 + p, R, C] as `Labels.block`, distances of their
+    rows [groups, R, R] and columns [groups, C, C]."""
+    r = drawn(labels.row_ids, seed, SEARCH_ROWS)
+    c = drawn(labels.column_ids, seed, SEARCH_COLUMNS)
+    block = np.ascontiguousarray(labels.block()[:, r][:, :, c])
+    return block, rows.distances(r), columns.distances(c)
 
 
 def _few_pairs(labels: Labels, seed: int) -> Int64:

@@ -47,7 +47,7 @@ def fitted(features: Features, values: np.ndarray, rows: int = 24, columns: int 
 
 def dense(model: Kernel, features: Features, i: np.ndarray, j: np.ndarray, values: np.ndarray):
     """(prediction, standard deviation) of every pair [R * C] by the textbook formula, with the
-    hyperparameters of `model`."""
+    hyperparameters and slopes of `model`."""
     facts = model.describe()
 
     def kernel(side: str, groups: dict[str, np.ndarray], labelled: np.ndarray) -> np.ndarray:
@@ -65,10 +65,14 @@ def dense(model: Kernel, features: Features, i: np.ndarray, j: np.ndarray, value
     rows, columns = features.shape
     at = i * columns + j
     F = (F - F[:, at].mean(axis=1, keepdims=True)) / F[:, at].std(axis=1, keepdims=True)
-    K = np.kron(K_r, K_c) + (F.T * model.widths) @ F
+    process = np.kron(K_r, K_c)
+    K = process + (F.T * model.widths) @ F
     y = (values[i, j] - values[i, j].mean()) / values[i, j].std()
     inverse = np.linalg.inv(K[np.ix_(at, at)] + model.noise * np.eye(len(at)))
-    mean = values[i, j].mean() + values[i, j].std() * K[:, at] @ inverse @ y
+    beta = np.array(list(facts["pair_features"].values()))
+    alone = process[np.ix_(at, at)] + model.noise * np.eye(len(at))
+    mean = process[:, at] @ np.linalg.solve(alone, y - beta @ F[:, at]) + beta @ F
+    mean = values[i, j].mean() + values[i, j].std() * mean
     variance = model.noise + np.diag(K) - np.einsum("ka,ab,kb->k", K[:, at], inverse, K[:, at])
     sigma = np.sqrt((y @ inverse @ y + 2) / (len(y) + 2))
     return mean.reshape(rows, columns), sigma * values[i, j].std() * np.sqrt(variance)
