@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGES = (
     "nncift", "torch", "transformers", "sentence-transformers", "prefect", "duckdb", "pyarrow", "numpy",
-    "datasets", "numba",
+    "datasets", "numba", "scipy",
 )  # fmt: skip
 
 
