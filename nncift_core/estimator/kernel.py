@@ -114,10 +114,8 @@ class Kernel:
         if exact:
             rank = hash_rank(labels.row_ids[pairs.r], seed, "kernel-std", labels.column_ids[pairs.c])
             self.variance_pairs = pairs.take(np.sort(np.argsort(rank)[: kernel_pairs.DIRECT]))
-        scaled = [
-            (labels.scale * x).astype(np.float32, order="C") for x in (at.W, at.row_part, at.column_part)
-        ]
-        self.thin = Thin(row_side, column_side, *scaled)
+        parts = (labels.scale * x for x in (at.W, at.row_part, at.column_part))
+        self.thin = Thin.of(row_side, column_side, *parts)
         return at.beta, at.quadratic, at.logdet
 
     def predict(self, features: Features) -> Float32:

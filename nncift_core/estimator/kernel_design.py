@@ -71,8 +71,9 @@ class Grid:
     def __init__(self, rows: Side, columns: Side, pairs: Pairs, mean: Mean) -> None:
         self.shape = (len(rows.x), len(columns.x))
         self.own = (rows.d, columns.d)
-        l_r, self.Q_r = _eigen(rows.own_kernel() + rows.d * np.eye(self.shape[0]))
-        l_c, self.Q_c = _eigen(columns.own_kernel() + columns.d * np.eye(self.shape[1]))
+        l_r, self.exact_r = _eigen(rows.own_kernel() + rows.d * np.eye(self.shape[0]))
+        l_c, self.exact_c = _eigen(columns.own_kernel() + columns.d * np.eye(self.shape[1]))
+        self.Q_r, self.Q_c = (np.ascontiguousarray(Q, np.float32) for Q in (self.exact_r, self.exact_c))
         self.at: Int64 = pairs.r * self.shape[1] + pairs.c
         self.mean = mean
         self.priors = [l_r[:, None] * l_c, mean.prior]
@@ -93,7 +94,8 @@ class Grid:
 
     def weights(self, g: Parts) -> tuple[Float64, Float64, Float64]:
         """As `Design.weights`."""
-        W = (self.Q_r @ g[0] @ self.Q_c.T).astype(np.float64)
+        # Rounded eigenvectors would leak weights into directions of huge prior variance.
+        W: Float64 = self.exact_r @ g[0].astype(np.float64) @ self.exact_c.T
         return W, self.own[0] * W, self.own[1] * W
 
 
@@ -154,9 +156,9 @@ class LandmarkDesign:
         )
 
 
-def _eigen(K: Float64) -> tuple[Float32, Float32]:
+def _eigen(K: Float64) -> tuple[Float32, Float64]:
     values, vectors = np.linalg.eigh(K)
-    return np.maximum(values, 0).astype(np.float32), np.ascontiguousarray(vectors, np.float32)
+    return np.maximum(values, 0).astype(np.float32), vectors
 
 
 def _basis(side: Side, k: Float32) -> tuple[Float32, Float32, Float64]:

@@ -23,6 +23,8 @@ PRIOR_SD = 0.7
 WIDTH_SD = 2.0
 # Logarithms stay this near to their prior means: steps of the search beyond would leave float64.
 REACH = 8.0
+# Biases beyond 44 tell nothing more: a mean that large is the labels' shift.
+BIAS_REACH = 5.0
 MAX_EVALUATIONS = 60
 # The search ends when a step gains less than this share of the objective.
 LEAST_GAIN = 1e-5
@@ -75,6 +77,8 @@ def search(
     with np.errstate(divide="ignore"):
         prior = np.log(np.array([*start, NOISE, *[WIDTH] * pair_features]))
     sd = np.array([PRIOR_SD] * (len(start) + 1) + [WIDTH_SD] * pair_features)
+    reach = np.full(len(prior), REACH)
+    reach[[groups[0], sum(groups) + 2]] = BIAS_REACH
     free = np.isfinite(prior)
 
     def theta(x: Float64) -> Float64:
@@ -92,7 +96,7 @@ def search(
         prior[free],
         jac=True,
         method="L-BFGS-B",
-        bounds=[(x - REACH, x + REACH) for x in prior[free]],
+        bounds=list(zip(prior[free] - reach[free], prior[free] + reach[free], strict=True)),
         options={"maxfun": MAX_EVALUATIONS, "ftol": LEAST_GAIN, "gtol": 1e-2},
     )
     return Hyper.of(theta(found.x), *groups)

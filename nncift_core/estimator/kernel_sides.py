@@ -126,8 +126,14 @@ class Side:
         out: Float64 = np.exp(-distances) + self.a
         return out
 
-    def against(self, groups: Mapping[str, Float32], at: Int64) -> Float32:
-        """Kernel of the items at `at` with the landmarks, without the own effect, [n, m].
+    @property
+    def level(self) -> float:
+        """Kernel of two items that are alike, without the own effect: bias + 1."""
+        return self.a + 1
+
+    def departure(self, groups: Mapping[str, Float32], at: Int64) -> Float32:
+        """`exp(-distance) - 1` of the items at `at` with the landmarks, [n, m]: the kernel without the own
+        effect, less `level`. Near 0 where items are alike, and exact there, whatever the bias.
 
         Raises ValueError when a group of the fit is missing or has another size.
         """
@@ -145,8 +151,14 @@ class Side:
         out -= np.einsum("nd,nd->n", y, y)[:, None]
         out -= np.einsum("md,md->m", self.x, self.x)
         np.minimum(out, 0, out=out)
-        np.exp(out, out=out)
-        out += np.float32(self.a)
+        np.expm1(out, out=out)
+        return out
+
+    def against(self, groups: Mapping[str, Float32], at: Int64) -> Float32:
+        """Kernel of the items at `at` with the landmarks, without the own effect, [n, m]; raises as
+        `departure` does."""
+        out = self.departure(groups, at)
+        out += np.float32(self.level)
         return out
 
     def known(self, ids: Int64) -> tuple[Int64, Int64]:
