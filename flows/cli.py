@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -201,6 +202,7 @@ def query(
     ws = Workspace.open(workspace)
     if compute is None:
         table = ask(ws, sql, run)
+        _hint(ws, sql, run)
     else:
         from nncift_core.pipeline.recompute import recomputed
 
@@ -212,6 +214,21 @@ def query(
     from flows.terminal import show_rows
 
     show_rows(table)
+
+
+def _hint(ws: Workspace, sql: str, run: str | None) -> None:
+    """Say on stderr when the view `influence` lacks what a run did not store."""
+    from nncift_core.store.query import rows
+
+    if not re.search(r"\binfluence\b", sql, re.IGNORECASE):
+        return
+    kept = rows(ws, "SELECT run_id, text FROM facts WHERE fact = 'store_matrix' AND text <> 'all'", run)
+    for row in kept:
+        print(
+            f'note: run {row["run_id"]} stores no estimates (store_matrix = "{row["text"]}"); '
+            "--compute CONDITION adds the values of some pool rows",
+            file=sys.stderr,
+        )
 
 
 @app.command()

@@ -212,7 +212,11 @@ def connected(say: Callable[[str], None]) -> Iterator[str]:
         say(f"PREFECT_API_URL is {configured}, but nothing answers there: using a local server instead")
     state = running()
     if state is None:
-        say("starting the local Prefect server (nncift server stop ends it)")
+        say("looking for the local Prefect server, or starting it")
         state = start()
+        if state.pid:
+            say("started the local Prefect server (nncift server stop ends it)")
+        else:
+            say(f"using the Prefect server that answers on port {state.port}; nncift did not start it")
     with temporary_settings(updates={PREFECT_API_URL: state.api_url}):
         yield state.ui_url

@@ -61,7 +61,7 @@ class Valuation(ExactStages):
     def _select(self, ref: EstimatorRef | None) -> dict[str, Any]:
         run_id = self.attempt.run_id
         exact = self.problem.exact_store.files(self.problem.rows)
-        key = digest(["select", 3, run_id, ref.key if ref else None, exact])
+        key = digest(["select", 4, run_id, ref.key if ref else None, exact])
         start = time.monotonic()
 
         def there(value: dict[str, Any]) -> bool:

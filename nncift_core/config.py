@@ -93,6 +93,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _mode_of_facility_location(self) -> Config:
+        if self.selection.mode != "auto" and self.resolve_rule() == "top-k":
+            raise ValueError(
+                f'selection.mode = "{self.selection.mode}" is of facility location, but the rule is "top-k": '
+                "leave it out, or set selection.rule"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_template(self) -> Config:
         i = self.influence
         own = i.delift != DeliftConfig() or i.less.template != TEMPLATE_WITHOUT
@@ -204,7 +213,7 @@ def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str
         "influence": [i.function, config.labels(), i.label_fraction, i.block_ratio, i.audit_pairs],
         "refine": [i.refine_pairs, i.refine_rounds] if i.refine_pairs else None,
         "estimator": _estimator_identity(config),
-        "rule": [rule, s.eta if rule == "flmi" else None, s.nu if rule == "flcg" else None],
+        "rule": [rule, s.eta if rule == "flmi" else None, s.nu if rule == "flcg" else None, s.mode],
         "budget": s.count if s.count is not None else s.share,
     }
     if config.finetune is not None:

@@ -130,3 +130,21 @@ def test_a_dumped_config_is_the_same_run() -> None:
 def test_settings_that_no_run_could_use_are_refused(section: dict[str, object]) -> None:
     with pytest.raises(UserError, match="influence"):
         parse_config({"pool": {"source": "p"}, "influence": section})
+
+
+def test_a_mode_of_facility_location_needs_such_a_rule():
+    job = {"pool": {"source": "a.jsonl"}, "target": {"source": "b.jsonl"}, "selection": {"mode": "sparse"}}
+    for section in ({"selection": {"mode": "sparse", "rule": "top-k"}}, {"influence": {"function": "less"}}):
+        with pytest.raises(
+            UserError, match='selection.mode = "sparse" is of facility location.*set selection.rule'
+        ):
+            parse_config(job | section)
+    assert parse_config(job).selection.mode == "sparse"
+
+
+def test_another_mode_is_another_run():
+    job = {"pool": {"source": "a.jsonl"}, "target": {"source": "b.jsonl"}}
+    keys = {
+        run_key(parse_config(job | {"selection": {"mode": m}}), {}, {}) for m in ("exact", "sparse", "auto")
+    }
+    assert len(keys) == 3

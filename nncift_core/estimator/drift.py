@@ -44,9 +44,13 @@ class Drift:
         pairs = f"{self.n_new} audit pairs of rows or targets that came after the labels"
         if self.p is None or self.error_new is None or self.error_known is None or self.skill is None:
             return f"{pairs} are too few to say whether the estimator holds for them ({MINIMUM_NEW} would do)"
-        errors = f"error {self.error_new:.3g} on {pairs}, {self.error_known:.3g} on the others"
+        errors = (
+            f"root mean squared error {self.error_new:.3g} on {pairs}, {self.error_known:.3g} on the others"
+        )
         if not self.worse:
-            return f"the estimator holds for what came after its labels: {errors} (p = {self.p:.2g})"
+            return (
+                f"no sign that estimates of what came after the labels are worse: {errors} (p = {self.p:.2g})"
+            )
         return (
             f"the estimator does not hold for what came after its labels: {errors} (p = {self.p:.1g}), "
             f"skill {self.skill:.2f} where predicting the labels' mean has 0"

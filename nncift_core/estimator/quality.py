@@ -74,6 +74,7 @@ def assess(
     top: float = 0.1,
     n_boot: int = 500,
     overall: str | None = None,
+    learned: bool = True,
 ) -> list[QualityRow]:
     """Measure every predictor in every quadrant: `truth` [k] exact, `predictions` name -> [k], raw scale.
 
@@ -93,7 +94,8 @@ def assess(
     5. a baseline is beaten only when both R2 and Spearman are higher (an undefined Spearman counts as 0)
        and the estimator's 90 % interval of Spearman lies above 0. If some are not beaten:
        "no better than <name>", of those the one with the highest Spearman, then R2;
-    6. "beats every baseline" (with no baseline given: "no baseline to compare with").
+    6. "beats every baseline" (with no baseline given: "no baseline to compare with"), or, of an estimator
+       that is a baseline itself (`learned` False), "the best baseline: nothing was learned".
 
     Raises ValueError for lengths that differ, non-finite numbers (with their count), an unknown
     `estimator`, a quadrant named "all" or `top` outside (0, 1].
@@ -117,7 +119,7 @@ def assess(
             if values["role"] == "estimator":
                 others = [other for other in group if other["role"] == "baseline"]
                 told = overall if (quadrant, task) == (POOLED, ALL_TASKS) else None
-                values["verdict"] = _verdict(values, others) if told is None else told
+                values["verdict"] = _verdict(values, others, learned) if told is None else told
         rows.extend(QualityRow(**values) for values in group)
     return rows
 
@@ -189,7 +191,7 @@ def _measure(
     }
 
 
-def _verdict(row: dict[str, Any], baselines: list[dict[str, Any]]) -> str:
+def _verdict(row: dict[str, Any], baselines: list[dict[str, Any]], learned: bool) -> str:
     """The rules in the docstring of `assess`."""
     if row["quadrant"] in LABELLED:
         return "fit on labels"
@@ -207,6 +209,6 @@ def _verdict(row: dict[str, Any], baselines: list[dict[str, Any]]) -> str:
         b for b in baselines if not (ranks and row["r2"] > b["r2"] and rank_strength > (b["spearman"] or 0.0))
     ]
     if not unbeaten:
-        return "beats every baseline"
+        return "beats every baseline" if learned else "the best baseline: nothing was learned"
     best = max(unbeaten, key=lambda b: (b["spearman"] or 0.0, b["r2"]))
     return f"no better than {best['predictor']}"

@@ -27,8 +27,8 @@ class Reduced:
 
     scores [M, T]: mean over a task's columns; top_rows, top_values [N, k]: the rows of highest value of each
     column, best first (equal values: lowest row first; -1 and -inf where there are fewer than k rows);
-    low, high: smallest and largest value; counts [BINS], edges [BINS + 1]: histogram, whose first and last
-    bin also hold what lies beyond; pairs: how many values there were.
+    low, high: smallest and largest value; counts [BINS], edges [BINS + 1]: histogram; marked [BINS]: the
+    marked ones among them (exact values, say); pairs: how many values there were.
     """
 
     scores: Float32
@@ -37,6 +37,7 @@ class Reduced:
     low: float
     high: float
     counts: Int64
+    marked: Int64
     edges: Float64
     pairs: int
 
@@ -51,7 +52,8 @@ class Reduction:
     """Collects `Reduced` from tiles, each pair of the matrix given once, in any order.
 
     rows: M; tasks [N]: number 0..T-1 of each column's task, each with at least one column; k: best rows kept
-    per column; span: (low, high) of the histogram's edges, from the first tile when unset, 10 % wider.
+    per column; span: (low, high) of the histogram's edges at first, from the first tile when unset. Values
+    beyond make the span twice as wide, as often as that takes: then two bins become one.
     """
 
     def __init__(
@@ -71,24 +73,28 @@ class Reduction:
         chunks = -(-n // _CHUNK)
         self._low, self._high = np.full(chunks, np.inf, np.float32), np.full(chunks, -np.inf, np.float32)
         self._counts = np.zeros((chunks, BINS), np.int64)
+        self._marked = np.zeros(BINS, np.int64)
         self._pairs = 0
 
-    def add(self, first_row: int, first_column: int, tile: Float32) -> None:
-        """A tile [r, c] whose corner is (first_row, first_column); raises ValueError for one with a value
-        that is not finite."""
+    def add(
+        self,
+        first_row: int,
+        first_column: int,
+        tile: Float32,
+        marked: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """A tile [r, c] whose corner is (first_row, first_column); marked [r, c]: which values count apart.
+
+        Raises ValueError for a value that is not finite.
+        """
         if not tile.size:
             return
         r, c = tile.shape
-        share = self._share[first_column : first_column + c]
-        sums = tile @ share
-        if not np.isfinite(sums).all():
+        sums = tile @ self._share[first_column : first_column + c]
+        if not np.isfinite(sums).all() and not np.isfinite(tile).all():
             raise ValueError(f"{int((~np.isfinite(tile)).sum())} influence values are not finite")
         self._scores[first_row : first_row + r] += sums
-        if self._span is None:
-            low, high = float(tile.min()), float(tile.max())
-            margin = 0.1 * (high - low) or 1.0
-            self._span = low - margin, high + margin
-        low, high = self._span
+        low, per_bin = self._widened(float(tile.min()), float(tile.max()))
 
         def reduce(chunk: int) -> None:
             start = max(0, chunk * _CHUNK - first_column)
@@ -96,8 +102,8 @@ class Reduction:
             columns = slice(first_column + start, first_column + stop)
             _reduce(
                 tile[:, start:stop], first_row, self._top[columns], self._top_rows[columns],
-                np.float32(low), np.float32(BINS / (high - low)),
-                self._low[chunk : chunk + 1], self._high[chunk : chunk + 1], self._counts[chunk],
+                low, per_bin, self._low[chunk : chunk + 1], self._high[chunk : chunk + 1],
+                self._counts[chunk],
             )  # fmt: skip
 
         chunks = range(first_column // _CHUNK, -(-(first_column + c) // _CHUNK))
@@ -105,7 +111,28 @@ class Reduction:
         with ThreadPoolExecutor(usable_threads()) as pool:
             for done in [pool.submit(reduce, chunk) for chunk in chunks]:
                 done.result()
+        if marked is not None and marked.any():
+            bins = np.empty(int(marked.sum()), np.int32)
+            _bins(tile[marked], low, per_bin, np.float64(BINS - 1), bins)
+            self._marked += np.bincount(bins, minlength=BINS)
         self._pairs += tile.size
+
+    def _widened(self, smallest: float, largest: float) -> tuple[np.float64, np.float64]:
+        """(lower edge, bins per unit) of a span that holds both values."""
+        if self._span is None:
+            margin = 0.1 * (largest - smallest) or 0.1 * abs(largest) or 1.0
+            self._span = smallest - margin, largest + margin
+        low, high = self._span
+        while smallest < low or largest > high:
+            upwards, width = largest > high, high - low
+            low, high = (low, high + width) if upwards else (low - width, high)
+            for counts in (self._counts, self._marked[None]):
+                merged = counts.reshape(len(counts), BINS // 2, 2).sum(axis=2)
+                counts[:] = 0
+                half = slice(0, BINS // 2) if upwards else slice(BINS // 2, BINS)
+                counts[:, half] = merged
+        self._span = low, high
+        return np.float64(low), np.float64(BINS / (high - low))
 
     @property
     def edges(self) -> Float64:
@@ -126,6 +153,7 @@ class Reduction:
             float(self._low.min()),
             float(self._high.max()),
             self._counts.sum(axis=0),
+            self._marked,
             edges,
             self._pairs,
         )
@@ -137,8 +165,8 @@ def _reduce(
     first_row: int,
     top: Float32,
     top_rows: Int64,
-    low: np.float32,
-    per_bin: np.float32,
+    low: np.float64,
+    per_bin: np.float64,
     lows: Float32,
     highs: Float32,
     counts: Int64,
@@ -149,10 +177,11 @@ def _reduce(
     worst, bins = top[:, -1].copy(), np.empty(n, np.int32)
     # Four sets of counters: neighbours of one bin would wait for each other's sum.
     each = np.zeros((4, len(counts)), np.int64)
-    last = np.float32(len(counts) - 1)
+    last = np.float64(len(counts) - 1)
     for i in range(rows):
         row = tile[i]
-        smallest, largest, passes = _look(row, worst, low, per_bin, last, bins, smallest, largest)
+        smallest, largest, passes = _look(row, worst, smallest, largest)
+        _bins(row, low, per_bin, last, bins)
         for c in range(0, n - 3, 4):
             each[0, bins[c]] += 1
             each[1, bins[c + 1]] += 1
@@ -169,24 +198,26 @@ def _reduce(
     lows[0], highs[0] = smallest, largest
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc", "contract"})
+# No reassociation: the marked values are binned by a call of their own, and must fall into the same bins.
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+def _bins(
+    row: Float32, low: np.float64, per_bin: np.float64, last: np.float64, out: npt.NDArray[np.int32]
+) -> None:
+    """The bin of every value."""
+    for c in range(len(row)):
+        out[c] = np.int32(min(max((np.float64(row[c]) - low) * per_bin, 0.0), last))
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz", "reassoc"})
 def _look(
-    row: Float32,
-    worst: Float32,
-    low: np.float32,
-    per_bin: np.float32,
-    last: np.float32,
-    bins: npt.NDArray[np.int32],
-    smallest: np.float32,
-    largest: np.float32,
+    row: Float32, worst: Float32, smallest: np.float32, largest: np.float32
 ) -> tuple[np.float32, np.float32, bool]:
-    """Fill `bins` with the bin of every value; extremes, and whether any value is among the best."""
+    """Extremes so far, and whether any value is among the best of its column."""
     passes = 0
     for c in range(len(row)):
         v = row[c]
         smallest, largest = min(smallest, v), max(largest, v)
         passes += v >= worst[c]
-        bins[c] = np.int32(min(max((v - low) * per_bin, np.float32(0)), last))
     return smallest, largest, passes > 0
 
 

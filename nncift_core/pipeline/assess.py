@@ -72,6 +72,7 @@ def assess_estimator(problem: Problem, plan: ExactPlan, ref: EstimatorRef) -> di
         target_tasks=None if problem.config.pointwise else _tasks(problem, columns),
         seed=problem.config.seed,
         overall=f"{verdict.level}: {verdict.reason}",
+        learned=ref.learned,
     )
     return {
         "quality": [asdict(q) for q in quality],

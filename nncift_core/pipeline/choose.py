@@ -83,6 +83,8 @@ def choose(problem: Problem, function: InfluenceFunction, ref: EstimatorRef | No
         "positive_gain": selection.positive,
         "tied_steps": selection.ties,
         "objective": selection.objective,
+        "scores_note": _scores_note(collected.scores),
+        "count_note": _count_note(problem, len(selection.order)),
         "exact_pairs_used": collected.exact_pairs,
     }
     overview = collected.overview.result()
@@ -108,7 +110,7 @@ class _Collector:
         self.candidates = np.memmap(scratch / "pool", np.float32, "w+", shape=shape) if needs_matrix else None
         self.existing = np.full((len(self.old), shape[1]), np.nan, np.float32)
         self.low, self.high, self.exact_pairs = np.inf, -np.inf, 0
-        self.overview = OverviewCollector(shape[0], problem.task_of_target)
+        self.overview = OverviewCollector(*shape)
 
     def add(self, block: RowBlock) -> None:
         values = block.values[:, self.columns]
@@ -157,17 +159,33 @@ def _apply_rule(problem: Problem, name: Any, c: _Collector) -> tuple[Selection, 
     given: dict[str, Any] = {p: getattr(settings, p) for p in rule.parameters}
     if rule.existing:
         given["existing"] = scaling.apply(c.existing).T
+    neighbours = min(ScaleOptions().neighbours, len(problem.pool.content_ids))
     found = facility_location_at_scale(
         _similarity(c, scaling),
         budget,
         objective=name,
         mode=settings.mode,
-        options=ScaleOptions(seed=problem.config.seed),
+        options=ScaleOptions(seed=problem.config.seed, neighbours=neighbours),
         **given,
     )
     facts = {"scaled_from": [scaling.minimum, scaling.maximum], "selection_mode": found.mode}
     facts |= {p: getattr(settings, p) for p in rule.parameters}
     return found, facts | {"selection_gap": found.gap, "selection_note": _note(found)}
+
+
+def _scores_note(scores: Float32) -> str:
+    """What to tell where nothing seems to help; empty otherwise."""
+    best = float(scores.max())
+    if best > 0:
+        return ""
+    return f"no pool row has a mean influence above 0 on any target task; the best has {best:.3g}"
+
+
+def _count_note(problem: Problem, picked: int) -> str:
+    asked = problem.config.selection.count
+    if asked is None or asked <= picked:
+        return ""
+    return f"selection.count asks for {asked:,} rows; the pool has {picked:,}, and all were taken"
 
 
 def _note(found: Selection) -> str:
@@ -190,6 +208,8 @@ def _similarity(c: _Collector, scaling: NonNegative) -> npt.NDArray[Any] | TileR
     def tile(candidates: Int64, represented: Int64) -> Float32:
         rows, at = np.unique(contents[candidates], return_inverse=True)
         values = c.reader.block(rows).values[:, c.columns[represented]]
+        # Another batch rounds otherwise: a value may lie a last bit beyond the extremes.
+        np.clip(values, scaling.minimum, scaling.maximum, out=values)
         out: Float32 = scaling.apply(values)[at]
         return out
 

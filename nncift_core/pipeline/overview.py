@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from nncift_core.estimator.reductions import BINS, Reduced, Reduction
+from nncift_core.estimator.reductions import Reduced, Reduction
 from nncift_core.influence.contract import Float32
 from nncift_core.pipeline.problem import Problem
 
@@ -20,46 +20,42 @@ BEST = 16
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """matrix: of distinct pool rows x target rows, its `top_rows` as pool row numbers; exact [BINS]: the part
-    of its histogram that is exact."""
+    """matrix: of distinct pool rows x target rows, its `top_rows` as pool row numbers, its exact values those
+    that are marked."""
 
     matrix: Reduced
-    exact: Int64
 
 
 class OverviewCollector:
     """Collects `Overview` from blocks of distinct pool rows."""
 
-    def __init__(self, rows: int, tasks: Int64) -> None:
-        self._reduction = Reduction(rows, tasks, k=BEST)
+    def __init__(self, rows: int, columns: int) -> None:
+        # Scores by task are the function's own business (`aggregate`).
+        self._reduction = Reduction(rows, np.zeros(columns, np.int64), k=BEST)
         self._numbers: list[Int64] = []
         self._done = 0
-        self._exact = np.zeros(BINS, np.int64)
 
     def add(self, rows: Int64, values: Float32, exact: npt.NDArray[np.bool_]) -> None:
         """Pool row numbers [r], their values [r, N] and which of these are exact [r, N]."""
         if not len(rows):
             return
-        self._reduction.add(self._done, 0, np.ascontiguousarray(values))
+        self._reduction.add(self._done, 0, np.ascontiguousarray(values), exact)
         self._numbers.append(rows)
         self._done += len(rows)
-        edges = self._reduction.edges
-        counts, _ = np.histogram(np.clip(values[exact], edges[0], edges[-1]), edges)
-        self._exact += counts
 
     def result(self) -> Overview:
         """What was collected. Raises ValueError when nothing was."""
         found = self._reduction.result()
         numbers = np.concatenate([*self._numbers, np.array([-1])])
         found.top_rows[...] = numbers[found.top_rows]
-        return Overview(found, self._exact)
+        return Overview(found)
 
 
 def histogram_table(run_id: str, problem: Problem, overview: Overview, origin: str) -> pa.Table:
     """View `influence_histogram`: pairs of distinct pool rows by value, exact ones and those of `origin`
     apart; empty bins are left out."""
     matrix = overview.matrix
-    parts = (("exact", overview.exact), (origin, np.maximum(matrix.counts - overview.exact, 0)))
+    parts = (("exact", matrix.marked), (origin, matrix.counts - matrix.marked))
     rows = [
         (name, float(matrix.edges[b]), float(matrix.edges[b + 1]), int(counts[b]))
         for name, counts in parts

@@ -43,16 +43,31 @@ def recomputed(ws: Workspace, condition: str, run: str | None = None) -> Iterato
             f"{len(found)} runs are meant", field="--run", mend="Name one run to compute values of."
         )
     (run_id,) = found
-    chosen = query(ws, f"SELECT example_id FROM examples WHERE role = 'pool' AND ({condition})", run_id)
-    ids = chosen["example_id"].to_numpy()
+    problem, ref = problem_of(ws, run_id)
+    if problem.config.pointwise:
+        raise UserError(
+            f"{problem.config.influence.function!r} gives a row one value of its own, not one per target row",
+            field="--compute",
+            mend="Ask the view scores.",
+        )
+    # The role is asked inside, out of a condition's reach; a comment in it ends with its line.
+    sql = f"SELECT example_id FROM (SELECT * FROM examples WHERE role = 'pool') WHERE (\n{condition}\n)"
+    try:
+        ids = query(ws, sql, run_id)["example_id"].to_numpy()
+    except UserError as e:
+        raise UserError(
+            f"{condition!r} is no condition on the view examples ({e.what})",
+            field="--compute",
+            mend="Name columns of examples; see docs/views.md.",
+        ) from None
     if not len(ids):
         raise UserError(
             f"no pool row meets {condition!r}", field="--compute", mend="Ask the view examples what there is."
         )
-    problem, ref = problem_of(ws, run_id)
     rows = np.unique(problem.pool.content_ids[np.isin(problem.pool.example_ids, ids)])
     with tempfile.TemporaryDirectory(dir=ws.tmp_dir) as scratch:
-        yield run_id, _write(ws, Path(scratch), problem, ref, rows)
+        exact, estimates = _write(ws, Path(scratch), problem, ref, rows)
+        yield run_id, Recomputed(exact, estimates, tuple(ids.tolist()))
 
 
 def problem_of(ws: Workspace, run_id: str) -> tuple[Problem, EstimatorRef | None]:
@@ -75,7 +90,7 @@ def problem_of(ws: Workspace, run_id: str) -> tuple[Problem, EstimatorRef | None
 
 def _write(
     ws: Workspace, folder: Path, problem: Problem, ref: EstimatorRef | None, rows: Int64
-) -> Recomputed:
+) -> tuple[str, str | None]:
     shards = problem.config.shards.model_copy(update={"store_matrix": "none"})
     left_out = replace(problem, config=problem.config.model_copy(update={"shards": shards}))
     blocks = [rows[k : k + BLOCK] for k in range(0, len(rows), BLOCK)]
@@ -86,4 +101,4 @@ def _write(
                 i, j = np.nonzero(which)
                 columns = [block.row_ids[i], problem.columns[j], block.values[i, j]]
                 writer.write_table(pa.table([pa.array(c) for c in columns], schema=SCHEMA))
-    return Recomputed(ws.relative(exact), ws.relative(estimated))
+    return ws.relative(exact), ws.relative(estimated) if ref is not None else None

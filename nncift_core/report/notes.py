@@ -46,7 +46,7 @@ FLAGS = {
 }
 
 # Texts of the run's own, told as they are.
-TOLD = ("estimator_drift", "selection_note")
+TOLD = ("estimator_drift", "selection_note", "scores_note", "count_note")
 
 
 def notes_of(facts: Mapping[str, Any]) -> list[str]:

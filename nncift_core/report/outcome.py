@@ -111,12 +111,22 @@ def _gains(found: Data, facts: Data) -> Sentence:
 
 def _objective(facts: Data) -> list[Sentence]:
     """What the rule's objective came to, and whether that was found exactly; older runs did not say."""
-    reached, note = facts.where("fact", "objective"), facts.where("fact", "selection_note")
+    reached, scaled = facts.where("fact", "objective"), facts.where("fact", "scaled_from")
     if not reached.rows:
         return []
     lines = [say("The rule’s objective is {} for these rows.", value(reached, "value", "score"))]
-    if note.rows and note.first["text"]:
-        lines.append(say("How: {}.", value(note, "text", "long")))
+    if scaled.rows:
+        lines.append(
+            say(
+                "For this rule influence was scaled to 0..1, from its extremes {}: a gain above 0 does not "
+                "say that a row helps.",
+                value(scaled, "text"),
+            )
+        )
+    for fact in ("selection_note", "scores_note", "count_note"):
+        note = facts.where("fact", fact)
+        if note.rows and note.first["text"]:
+            lines.append(say("Note: {}.", value(note, "text", "long")))
     return lines
 
 

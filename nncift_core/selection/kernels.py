@@ -190,11 +190,36 @@ class DenseRows:
     def take(self, candidates: Int64, out: Float32 | None = None) -> Float32:
         return _filled(self.matrix.T[candidates], out)
 
-    def part(self, candidates: Int64, represented: Int64 | None = None) -> DenseRows:
-        some = object.__new__(DenseRows)
-        items = slice(None) if represented is None else represented
-        some.matrix = self.matrix[:, candidates][items]
-        return some
+    def part(self, candidates: Int64, represented: Int64 | None = None) -> SimilarityRows:
+        items = np.arange(self.shape[1]) if represented is None else represented
+        return _DensePart(self.matrix, candidates, items)
+
+
+class _DensePart:
+    """Some candidates and items of a matrix, read where they lie: it may be larger than memory."""
+
+    def __init__(self, matrix: Floating, candidates: Int64, items: Int64) -> None:
+        self.matrix, self.candidates, self.items = matrix, candidates, items
+        every = len(items) == matrix.shape[0]
+        self._whole = every and bool(np.array_equal(items, np.arange(len(items))))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.candidates), len(self.items)
+
+    def rows(self, a: int, b: int, out: Float32 | None = None) -> Float32:
+        return self._read(self.candidates[a:b], out)
+
+    def take(self, candidates: Int64, out: Float32 | None = None) -> Float32:
+        return self._read(self.candidates[candidates], out)
+
+    def part(self, candidates: Int64, represented: Int64 | None = None) -> SimilarityRows:
+        items = self.items if represented is None else self.items[represented]
+        return _DensePart(self.matrix, self.candidates[candidates], items)
+
+    def _read(self, candidates: Int64, out: Float32 | None) -> Float32:
+        rows = self.matrix.T
+        return _filled(rows[candidates] if self._whole else rows[np.ix_(candidates, self.items)], out)
 
 
 def materialise(rows: SimilarityRows, block: int = 1024) -> Float32:

@@ -61,7 +61,12 @@ class TileWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._dropped = error is not None
-        self._queue.put(None)
-        self._thread.join()
+        try:
+            self._queue.put(None)
+            self._thread.join()
+        except BaseException:
+            # Interrupted while the last tiles were written: what waits is dropped here too.
+            self._dropped = True
+            raise
         if error is None:
             self._raise()

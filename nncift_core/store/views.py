@@ -67,10 +67,12 @@ VIEWS = ("examples", "influence", *TABLES, "facts", "costs", "lineage", "runs")
 
 @dataclass(frozen=True)
 class Recomputed:
-    """Files of values that `store_matrix` left out, computed for one query: exact ones, and estimates."""
+    """Files of values that `store_matrix` left out, computed for one query: exact ones, and estimates (None
+    where everything is exact); rows: example ids of the pool rows that they are of."""
 
     exact: str
-    estimates: str
+    estimates: str | None
+    rows: tuple[int, ...]
 
 
 def connect(
@@ -94,7 +96,8 @@ def connect(
     results = [r for r in (read_result(ws, i) for i in chosen) if r is not None]
     for r in results:
         if found := (recomputed or {}).get(r["run_id"]):
-            r["matrix"] |= {"exact": [found.exact], "estimates": [found.estimates]}
+            r["matrix"] |= {"exact": [found.exact], "estimates": [e for e in [found.estimates] if e]}
+            r["matrix"]["only"] = found.rows
     con = duckdb.connect()
     con.execute("SET python_enable_replacements = false")
     con.execute("SET autoinstall_known_extensions = false")
@@ -193,7 +196,8 @@ def _influence_of(files: _Files, r: dict[str, Any]) -> list[str]:
     """Exact pairs, and estimated pairs that have no exact value, joined to the rows that hold them."""
     m = r["matrix"]
     members = files.parquet([m["members"]])
-    rows = f"(SELECT * FROM {members} WHERE side = 'row' AND candidate)"
+    only = f" AND example_id IN ({', '.join(map(str, m['only']))})" if "only" in m else ""
+    rows = f"(SELECT * FROM {members} WHERE side = 'row' AND candidate{only})"
     columns = f"(SELECT * FROM {members} WHERE side = 'column')"
     quadrant = """CASE WHEN r.labelled AND c.labelled THEN 'Q1' WHEN r.labelled THEN 'Q2'
  WHEN c.labelled THEN 'Q3' ELSE 'Q4' END"""

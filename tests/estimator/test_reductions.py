@@ -48,9 +48,32 @@ def test_more_columns_than_a_chunk():
     assert (got.low, got.high, got.counts.sum()) == (matrix.min(), matrix.max(), matrix.size)
 
 
-def test_values_beyond_the_span_count_in_the_outer_bins():
-    found = reduced(10, N, span=(-1.0, 1.0))
-    assert found.counts[0] >= (MATRIX <= -1).sum() and found.counts[-1] >= (MATRIX >= 1).sum()
+@pytest.mark.parametrize("span", [(-1.0, 1.0), (3.0, 3.5), (-9.0, -8.0), None])
+def test_values_beyond_the_span_widen_it(span: tuple[float, float] | None):
+    found = Reduction(M, TASKS, span=span)
+    for first in range(M):
+        found.add(first, 0, MATRIX[first : first + 1])
+    got = found.result()
+    assert got.edges[0] <= MATRIX.min() and got.edges[-1] >= MATRIX.max()
+    expected, _ = np.histogram(MATRIX.astype(float), got.edges)
+    # A value on an edge may be counted on either side of it.
+    assert np.abs(np.cumsum(got.counts - expected)).max() <= np.unique(MATRIX, return_counts=True)[1].max()
+    assert got.counts.sum() == M * N
+
+
+@pytest.mark.parametrize("scale, shift", [(1.0, 0.0), (1e-3, 1000.0), (0.0, 1e9), (1e-38, 0.0), (1e30, 0.0)])
+def test_marked_values_are_a_part_of_their_bins(scale: float, shift: float):
+    values = (RNG.normal(size=(M, N)) * scale + shift).astype(np.float32)
+    marked = RNG.random((M, N)) < 0.3
+    found, every = Reduction(M, TASKS), Reduction(M, TASKS)
+    for first in range(0, M, 9):
+        here = slice(first, first + 9)
+        found.add(first, 0, values[here], marked[here])
+        every.add(first, 0, values[here], np.ones_like(marked[here]))
+    got = found.result()
+    assert (got.marked <= got.counts).all() and got.marked.sum() == marked.sum()
+    everything = every.result()
+    assert np.array_equal(everything.marked, everything.counts)
 
 
 def test_fewer_rows_than_are_kept_leave_gaps():

@@ -81,6 +81,31 @@ def test_a_matrix_too_large_for_scratch_space_gives_the_same_subset(
 
 
 @pytest.mark.heavy
+def test_another_mode_is_another_run(make_project: Callable[[str], Project]) -> None:
+    p = make_project("modes")
+    found = []
+    for mode in ("stochastic", "exact", "sparse"):
+        p.configure(selection={"rule": "fl", "mode": mode})
+        result = p.value()
+        found.append(result["run_id"])
+        assert result["facts"]["selection_mode"] == mode
+    assert len(set(found)) == 3
+
+
+@pytest.mark.heavy
+def test_computing_values_of_a_run_whose_pairs_are_all_exact(make_project: Callable[[str], Project]) -> None:
+    p = make_project("exact")
+    p.configure(shards={"store_matrix": "none"}, influence={"label_fraction": 1.0})
+    p.value()
+    args = ("--workspace", str(p.workspace), "--json", "--compute", "source_id = 'pool-06'")
+    done = p.call("query", VALUES, *args)
+    rows = json.loads(done.stdout)
+    assert len(rows) == 12 and {r["origin"] for r in rows} == {"exact"}, "its copy was not asked for"
+    hint = p.call("query", "SELECT count(*) FROM influence", "--workspace", str(p.workspace))
+    assert "stores no estimates" in hint.stderr and "--compute" in hint.stderr
+
+
+@pytest.mark.heavy
 def test_an_approximate_selection_says_so(make_project: Callable[[str], Project]) -> None:
     p = make_project("approximate")
     p.configure(selection={"rule": "fl", "mode": "stochastic"})
@@ -99,7 +124,12 @@ def test_wrong_conditions_are_told(make_project: Callable[[str], Project]) -> No
     p = make_project("asked")
     p.configure(shards={"store_matrix": "none"})
     p.value()
-    for condition, told in (("nonsense = 1", "nonsense"), ("row_number < 0", "no pool row meets")):
+    asked = {
+        "nonsense = 1": "nonsense",
+        "row_number < 0": "no pool row meets",
+        "row_number <": "field --compute: 'row_number <' is no condition",
+    }
+    for condition, told in asked.items():
         args = ("--workspace", str(p.workspace), "--compute", condition)
         done = p.call("query", "SELECT 1", *args, check=2)
         assert told in done.stderr and "Traceback" not in done.stderr
