@@ -202,6 +202,8 @@ def new_domain(material: Material, sources: np.ndarray, u: float, draws: int) ->
     names, counts = np.unique(sources, return_counts=True)
     for name in names[np.argsort(-counts)]:
         new = sources == name
+        if new.sum() < 30:
+            continue
         for told, sign in (("as it is", 1), ("turned round", -1)):
             exact = np.where(new[:, None], sign * material.exact, material.exact)
             found = [_frozen(material.features, exact, new, u, seed) for seed in range(draws)]
