@@ -38,7 +38,17 @@ class Stages:
         """Progress of a stage while it runs, and its cost afterwards; `missing` of `items` are to be done."""
         start = time.monotonic()
         devices = ",".join(slots(self.config).devices)
-        with reporter.stage(name, items, unit, done=items - missing) as shown:
+        with self.shown(name, items, unit, done=items - missing):
+            yield
+        seconds = time.monotonic() - start
+        self.cost(name, devices, items, missing, seconds)
+        reused = f", {items - missing:,} reused" if items > missing else ""
+        say(f"{name}: {missing:,} {unit} computed{reused} in {seconds:.1f} s")
+
+    @contextmanager
+    def shown(self, name: str, items: int, unit: str, done: int = 0) -> Iterator[None]:
+        """Progress of what tasks do meanwhile."""
+        with reporter.stage(name, items, unit, done=done) as shown:
             current.start(shown)
             try:
                 yield
@@ -47,10 +57,6 @@ class Stages:
                 raise
             finally:
                 current.stage = None
-        seconds = time.monotonic() - start
-        self.cost(name, devices, items, missing, seconds)
-        reused = f", {items - missing:,} reused" if items > missing else ""
-        say(f"{name}: {missing:,} {unit} computed{reused} in {seconds:.1f} s")
 
     def cost(self, name: str, device: str, items: int, computed: int, seconds: float) -> None:
         """Record what a stage did."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -70,7 +71,10 @@ class Valuation(ExactStages):
             return subset is not None and subset.key == key and all(intact(self.ws, f) for f in files)
 
         reference = ref.model_dump(mode="json") if ref else None
-        chosen, fresh = cached(self.job, stages.select, key, there, run_id, reference)
+        streamed = ref is not None and self.config.shards.store_matrix != "all"
+        pairs = len(self.problem.rows) * len(self.problem.columns)
+        with self.shown("select", pairs, self.unit) if streamed else nullcontext():
+            chosen, fresh = cached(self.job, stages.select, key, there, run_id, reference)
         rows, seconds = len(self.problem.pool.content_ids), time.monotonic() - start
         self.cost("select", "cpu", rows, rows if fresh else 0, seconds)
         facts = chosen["facts"]

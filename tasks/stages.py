@@ -176,7 +176,7 @@ def select(key: str, job: Job, run_id: str, estimator: dict[str, Any] | None) ->
     ref = EstimatorRef(**estimator) if estimator else None
     plan = plan_exact(problem)
     with jobs.slots(job.config).take() as slot, jobs.function(job, slot) as (function, _):
-        choice = choose(problem, function, ref)
+        choice = choose(problem, function, ref, current.advance)
     learned = ref is None or ref.learned
     origin = "estimated" if learned else "baseline"
     tables = {

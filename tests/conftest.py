@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,10 @@ import pytest
 
 DATA = Path(__file__).parent / "data"
 ORACLES = DATA / "oracles"
+
+# A shell's background job ignores Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests must neither touch the user's Prefect home nor send anything anywhere.
 os.environ["DO_NOT_TRACK"] = "1"

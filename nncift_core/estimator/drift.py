@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import mannwhitneyu
 
 from nncift_core.estimator.gate import Verdict
 
@@ -68,6 +67,9 @@ def drift(
     n_new, n_known = int(new.sum()), int((~new).sum())
     if n_new < MINIMUM_NEW or not n_known:
         return Drift(n_new, n_known)
+    # Half a second to import: not for those who only ask what a command can do.
+    from scipy.stats import mannwhitneyu
+
     errors = np.abs(np.asarray(truth, np.float64) - predicted)
     squares = [float(np.square(errors[which]).mean()) for which in (new, ~new)]
     constant = float(np.square(truth[new] - centre).mean())

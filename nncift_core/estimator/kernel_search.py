@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy.optimize import minimize
 
 from nncift_core.estimator.contract import Float64
 from nncift_core.estimator.kernel_sides import SideWeights
@@ -71,6 +70,8 @@ def search(
     objective: (negative log marginal likelihood, its slopes by the logarithms, in the order of `Hyper.of`);
     groups: how many of rows and columns; own: whether rows, columns can have an own effect.
     """
+    from scipy.optimize import minimize
+
     start: list[float] = []
     for n, has in zip(groups, own, strict=True):
         start += [1 / max(n, 1)] * n + [BIAS, OWN if has else 0.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,15 @@ class Choice:
         return best
 
 
-def choose(problem: Problem, function: InfluenceFunction, ref: EstimatorRef | None) -> Choice:
+def choose(
+    problem: Problem,
+    function: InfluenceFunction,
+    ref: EstimatorRef | None,
+    progress: Callable[[int], None] | None = None,
+) -> Choice:
     """Score every pool row and pick the subset by the configured rule (design decision 6).
+
+    progress: told of the pairs of every block that was read.
 
     A rule that reads the matrix finds it in a file-backed array of rows x target rows, never in memory; one
     of more than `SCRATCH_BYTES` is computed again where it is read.
@@ -75,6 +83,8 @@ def choose(problem: Problem, function: InfluenceFunction, ref: EstimatorRef | No
         collected = _Collector(problem, function, open_matrix(problem, ref), Path(scratch))
         for block in collected.reader:
             collected.add(block)
+            if progress is not None:
+                progress(block.values.size)
         selection, facts = _apply_rule(problem, rule, collected)
     facts |= {
         "rule": rule,

@@ -96,6 +96,7 @@ def test_length_values_are_characters_and_the_longest_are_chosen(
     assert sorted(r["n"] for r in chosen) == sorted(r["n"] for r in rows)[-6:]
 
 
+@pytest.mark.heavy
 def test_less_values_are_cosines_of_stored_features(make_project: Callable[[str], Project]) -> None:
     project = configured(make_project("p"), "less")
     project.value()

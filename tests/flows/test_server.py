@@ -19,6 +19,7 @@ def alone(offline_project: Project) -> Project:
     return offline_project
 
 
+@pytest.mark.heavy
 def test_start_status_stop(alone: Project) -> None:
     assert json.loads(alone.call("server", "status", "--json").stdout) == {"running": False}
     started = json.loads(alone.call("server", "start", "--json").stdout)

@@ -284,6 +284,7 @@ def test_several_targets_are_tasks(make_project: Callable[[str], Project]) -> No
     assert wrong[0]["n"] == 0
 
 
+@pytest.mark.heavy
 def test_a_damaged_tile_is_computed_again(make_project: Callable[[str], Project]) -> None:
     p = make_project("damage")
     first = p.value()
@@ -296,6 +297,7 @@ def test_a_damaged_tile_is_computed_again(make_project: Callable[[str], Project]
     assert Path(first["subset"]).read_text() == subset
 
 
+@pytest.mark.heavy
 def test_the_terminal_shows_tables_and_next_steps(
     make_project: Callable[[str], Project],
 ) -> None:
