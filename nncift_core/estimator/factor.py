@@ -10,7 +10,7 @@ import numpy.typing as npt
 from nncift_core.estimator.baselines import shrunk_effects
 from nncift_core.estimator.contract import Float32, Float64, Int64
 from nncift_core.estimator.linear import folds, ridge_leave_one_out
-from nncift_core.estimator.sides import Arrays, Labels, SideEstimator
+from nncift_core.estimator.sides import Arrays, InnerProduct, Labels
 
 RANKS = (1, 2, 4, 8)
 _FOLDS = 5
@@ -20,7 +20,7 @@ _ALS_ROUNDS = 10
 _LABELS_FOR_RANK = 20_000
 
 
-class Factor(SideEstimator):
+class Factor(InnerProduct):
     """`r(f_i) + c(g_j) + <a(f_i), b(g_j)>` with r, c, a and b linear in the features.
 
     Row and column effects of the labels are taken out, what is left is factored into A B^T of low rank
@@ -38,15 +38,8 @@ class Factor(SideEstimator):
         weights = _fit(labels, [rank], seed)[rank]
         return weights, {"rank": rank, "held_out_mse": errors.get(rank)}
 
-    def _tile(self, weights: Arrays, F: Float32, G: Float32) -> Float32:
-        a, b = _sides(weights, F, G)
-        out: Float32 = a @ b.T
-        return out
-
-    def _pairs(self, weights: Arrays, F: Float32, G: Float32, i: Int64, j: Int64) -> Float32:
-        a, b = _sides(weights, F, G)
-        out: Float32 = np.einsum("kr,kr->k", a[i], b[j])
-        return out
+    def _vectors(self, weights: Arrays, F: Float32, G: Float32) -> tuple[Float32, Float32]:
+        return _sides(weights, F, G)
 
 
 def _sides(weights: Arrays, F: npt.NDArray[Any], G: npt.NDArray[Any]) -> tuple[Any, Any]:

@@ -198,5 +198,23 @@ class SideEstimator(ABC):
         return (self._known.mean + row).astype(np.float32), column.astype(np.float32)
 
 
+class InnerProduct(SideEstimator):
+    """A model whose value of a pair is the inner product of two vectors, `a_i . b_j`."""
+
+    @abstractmethod
+    def _vectors(self, weights: Arrays, F: Float32, G: Float32) -> tuple[Float32, Float32]:
+        """a [len(F), r] of rows and b [len(G), r] of columns."""
+
+    def _tile(self, weights: Arrays, F: Float32, G: Float32) -> Float32:
+        a, b = self._vectors(weights, F, G)
+        out: Float32 = a @ b.T
+        return out
+
+    def _pairs(self, weights: Arrays, F: Float32, G: Float32, i: Int64, j: Int64) -> Float32:
+        a, b = self._vectors(weights, F, G)
+        out: Float32 = np.einsum("kr,kr->k", a[i], b[j])
+        return out
+
+
 def _below(arrays: Arrays, prefix: str) -> dict[str, npt.NDArray[Any]]:
     return {k.removeprefix(prefix): x for k, x in arrays.items() if k.startswith(prefix)}

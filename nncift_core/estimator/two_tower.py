@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nncift_core.estimator.contract import Float32, Int64
+from nncift_core.estimator.contract import Float32
 from nncift_core.estimator.linear import folds
-from nncift_core.estimator.sides import Arrays, Labels, SideEstimator
+from nncift_core.estimator.sides import Arrays, InnerProduct, Labels
 
 RANK = 8
 _FOLDS = 5
@@ -27,7 +27,7 @@ _MAX_GRADIENT = 1.0
 Towers = list[torch.Tensor]
 
 
-class TwoTower(SideEstimator):
+class TwoTower(InnerProduct):
     """`<U f_i, V g_j> + u f_i + v g_j + b` with towers of 8 dimensions, beside the linear mean of the pairs.
 
     Gradient descent with momentum and weight decay on all labels at once (which learns the directions of
@@ -52,15 +52,8 @@ class TwoTower(SideEstimator):
         weights = {name: x.detach().numpy().copy() for name, x in zip(names, towers, strict=True)}
         return weights, {"rank": RANK, "steps": steps, "held_out_mse": mse}
 
-    def _tile(self, weights: Arrays, F: Float32, G: Float32) -> Float32:
-        a, b = _sides(weights, F, G)
-        out: Float32 = a @ b.T
-        return out
-
-    def _pairs(self, weights: Arrays, F: Float32, G: Float32, i: Int64, j: Int64) -> Float32:
-        a, b = _sides(weights, F, G)
-        out: Float32 = np.einsum("kr,kr->k", a[i], b[j])
-        return out
+    def _vectors(self, weights: Arrays, F: Float32, G: Float32) -> tuple[Float32, Float32]:
+        return _sides(weights, F, G)
 
 
 def _sides(weights: Arrays, F: Float32, G: Float32) -> tuple[Float32, Float32]:

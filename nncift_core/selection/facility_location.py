@@ -121,5 +121,6 @@ def _best_match(existing: npt.ArrayLike, represented: int) -> Float64:
 
 
 def check_weight(name: str, weight: float) -> None:
+    """Raises ValueError, naming the parameter `name`, unless `weight` is a finite number >= 0."""
     if not (math.isfinite(weight) and weight >= 0):
         raise ValueError(f"{name} is {weight}, but must be a finite number >= 0")
