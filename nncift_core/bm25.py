@@ -26,12 +26,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from nncift_core.compiled import compiled
 from nncift_core.errors import IntegrityError
 
 Float32 = npt.NDArray[np.float32]
@@ -41,8 +40,6 @@ Int64 = npt.NDArray[np.int64]
 _FORMAT = "nncift-bm25/1"
 _NO_SPACES = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+|[+*/%=<>&|^~@#$\\]")
-
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def words(text: str) -> list[str]:
@@ -219,12 +216,7 @@ def _joined(lists: list[list[int]]) -> tuple[Int64, Int64]:
     return start, np.fromiter((x for row in lists for x in row), np.int64, int(start[-1]))
 
 
-def _compiled(function: _F) -> _F:
-    """numba.njit with its type kept; nogil lets a caller's other threads run meanwhile."""
-    return cast(_F, numba.njit(cache=True, nogil=True)(function))
-
-
-@_compiled
+@compiled
 def _fill_tile(
     document_start: Int64,
     document_word: Int64,
@@ -245,7 +237,7 @@ def _fill_tile(
             out[d, q] = total[q]
 
 
-@_compiled
+@compiled
 def _fill_pairs(
     document_start: Int64,
     document_word: Int64,

@@ -7,8 +7,7 @@ stand in one file, because numba's cache of compiled code asks only whether the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -17,8 +16,9 @@ from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from nncift_core.compiled import compiled
+
 Float32 = npt.NDArray[np.float32]
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 # Typed in parts only.
 _cgutils, _intrinsic = cast(Any, cgutils), cast(Any, intrinsic)
@@ -32,11 +32,6 @@ _LANES, _VECTORS = (16, 4) if _WIDE else (8, 2)
 WIDTH = _LANES * _VECTORS
 # Depth of the first layer's tiles, which fit the first cache: 128 x 64 floats.
 _DEPTH = 128
-
-
-def _compiled(function: _F) -> _F:
-    """numba.njit with its type kept; nogil lets the other threads run meanwhile."""
-    return cast(_F, numba.njit(cache=True, nogil=True)(function))
 
 
 class _Emitter:
@@ -134,7 +129,7 @@ def _write_sums(context, c, column_term, row_term, out):  # type: ignore[no-unty
     return numba.void(numba.intp, numba.intp, numba.float32, numba.intp), emit
 
 
-@_compiled
+@compiled
 def first_layer(x: Float32, weights: Float32, bias: Float32, out: Float32) -> None:
     """out[s, u, l] = sum_k weights[u // 4, k, u % 4] x[64 s + l, k] + bias[u]; for x past its end, bias[u].
 
@@ -166,7 +161,7 @@ def first_layer(x: Float32, weights: Float32, bias: Float32, out: Float32) -> No
                     _add_products(a, ROWS, b, STRIP, c + 4 * left, STRIP, depth)
 
 
-@_compiled
+@compiled
 def second_layer(
     A: Float32,
     B: Float32,

@@ -11,11 +11,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from nncift_core.compiled import compiled
 from nncift_core.hashing import hash_rank
 from nncift_core.selection.block_greedy import block_rows, first_gains, run_block_greedy
 
-# Compiled with the loops of gains.py 1f526c26b902: tests/selection/test_compiled.py asks.
-from nncift_core.selection.gains import compiled, row_gain
+# Compiled with the loops of gains.py 7cc42c8328af: tests/selection/test_compiled.py asks.
+from nncift_core.selection.gains import row_gain
 from nncift_core.selection.kernels import Float32, SimilarityRows, materialise
 from nncift_core.selection.lazy_greedy import run_lazy_greedy
 from nncift_core.selection.result import Float64, Int64

@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-# Compiled with the loops of gains.py 1f526c26b902: tests/selection/test_compiled.py asks.
-from nncift_core.selection.gains import compiled, row_gain
+# Compiled with the loops of gains.py 7cc42c8328af: tests/selection/test_compiled.py asks.
+from nncift_core.compiled import compiled
+from nncift_core.selection.gains import row_gain
 from nncift_core.selection.kernels import Float32, SimilarityRows
 from nncift_core.selection.lazy_greedy import sift_down
 from nncift_core.selection.result import Float64, Int64

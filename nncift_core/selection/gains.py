@@ -22,11 +22,6 @@ Csr = tuple[Int64, npt.NDArray[np.int32], Floating]
 Kernel = Floating | Csr
 
 
-def compiled(function: _F) -> _F:
-    """numba.njit with its type kept; nogil lets a caller's other threads run meanwhile."""
-    return cast(_F, numba.njit(cache=True, nogil=True)(function))
-
-
 def compiled_sum(function: _F) -> _F:
     """`compiled`, free to split sums over vector lanes: one order for a length, three times as fast.
 

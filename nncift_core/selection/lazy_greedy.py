@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Compiled with the loops of gains.py 1f526c26b902: tests/selection/test_compiled.py asks.
-from nncift_core.selection.gains import Kernel, absorb, compiled, gain_of, total_of
+# Compiled with the loops of gains.py 7cc42c8328af: tests/selection/test_compiled.py asks.
+from nncift_core.compiled import compiled
+from nncift_core.selection.gains import Kernel, absorb, gain_of, total_of
 from nncift_core.selection.result import Float64, Floating, Int64
 
 

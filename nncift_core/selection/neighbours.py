@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-# Compiled with the loops of gains.py 1f526c26b902: tests/selection/test_compiled.py asks.
-from nncift_core.selection.gains import Csr, compiled
+# Compiled with the loops of gains.py 7cc42c8328af: tests/selection/test_compiled.py asks.
+from nncift_core.compiled import compiled
+from nncift_core.selection.gains import Csr
 from nncift_core.selection.kernels import Float32, SimilarityRows
 from nncift_core.selection.result import Int64
 
