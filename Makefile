@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKSPACE ?= quickstart-workspace
 
-.PHONY: help quickstart test test-heavy test-browser screenshots lint bench install clean
+.PHONY: help quickstart test test-heavy test-browser screenshots lint bench install clean compose-env
 
 help:
 	@echo "make quickstart   value the built-in pool (no network beyond package installation)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-heavy   whole valuations against a real server: kills, appends, the quickstart"
 	@echo "make test-browser the part of test-heavy that looks at pages in Chromium"
 	@echo "make screenshots  the pictures in docs/images, of the quickstart"
+	@echo "make compose-env  random secrets for docker-compose.yml, in deployments/.env"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        every benchmark that README and docs quote"
 
@@ -57,6 +58,9 @@ bench: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exact_influence.py
 	$(BIN)/python -m benchmarks.builtin_lm.context
 	$(BIN)/python benchmarks/quickstart.py
+
+compose-env:
+	$(PYTHON) deployments/make_env.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from nncift_core.pipeline.lineage import label as _label
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.runs import Attempt
 from nncift_core.text import one_line
@@ -98,7 +98,36 @@ def lineage_markdown(problem: Problem, record: dict[str, Any]) -> str:
         lines += [f"  d{n} --> compared" for n in range(len(problem.datasets)) if n not in valued]
     graph = "\n".join(lines)
     sql = 'nncift query "SELECT artifact, kind, parents, producer FROM lineage ORDER BY created_at"'
-    return f"```mermaid\n{graph}\n```\n\nEvery file with its parents: `{sql}`\n\nReport: `nncift report`\n"
+    told = f"What made it, model and code by version: `nncift lineage subset --run {record['run_id']}`"
+    return (
+        f"```mermaid\n{graph}\n```\n\n{told}\n\nEvery file with its parents: `{sql}`\n\n"
+        f"Files, from the workspace's folder:\n\n{_files(record)}\n"
+    )
+
+
+def _files(record: dict[str, Any]) -> str:
+    """The run's files by their paths in the workspace; of tiles, whose names are many, the folder."""
+    m, facts = record["matrix"], record["facts"]
+    run = f"runs/{record['run_id']}"
+    named = [
+        ("report", f"{run}/report.html"),
+        ("subset", facts.get("subset")),
+        ("adapter", facts.get("adapter")),
+    ]
+    named += [("estimator", (m["estimator"] or {}).get("path")), ("members", m["members"])]
+    named += [(f"view {name}", path) for name, path in sorted(record["tables"].items())]
+    named += [(f"data, {d['role']}", d["path"]) for d in record["datasets"]]
+    for kind in ("exact", "estimates"):
+        for folder in sorted({path.rpartition("/")[0] for path in m[kind]}):
+            count = sum(path.startswith(f"{folder}/") for path in m[kind])
+            named.append((f"{kind}, {count:,} files", f"{folder}/*.parquet"))
+    lines = [f"| {_label(what)} | `{_path(path)}` |" for what, path in named if path]
+    return "\n".join(["| what | file |", "| --- | --- |", *lines])
+
+
+def _path(path: str) -> str:
+    """A path in the workspace inside backticks and a table: nothing in it ends either."""
+    return "".join(ch if ch.isalnum() or ch in "._-/*" else "_" for ch in str(path))
 
 
 def _downstream_lines(facts: dict[str, Any], tables: dict[str, str]) -> list[str]:
@@ -116,9 +145,3 @@ def _downstream_lines(facts: dict[str, Any], tables: dict[str, str]) -> list[str
             "  compared --> report",
         ]
     return lines
-
-
-def _label(text: str) -> str:
-    """Text of the user's that is safe inside a mermaid label."""
-    cleaned = "".join(ch if ch.isalnum() or ch in " ._-/[]" else "_" for ch in text)
-    return html.escape(cleaned.replace("[", "(").replace("]", ")"))[:80]

@@ -6,13 +6,15 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from flows import cli_deploy, cli_diff, cli_gc, cli_lineage, cli_refresh
+from flows.cli_options import ConfigArgument, QuietOption, WorkspaceOption
 from flows.cli_output import JsonOption, fail, print_json
+from flows.cli_running import quieten, until_interrupted
 from flows.cli_server import server_app
 from nncift_core import __version__
 from nncift_core.errors import NnciftError, UserError
@@ -26,15 +28,6 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(server_app, name="server")
-
-WorkspaceOption = Annotated[
-    Path,
-    typer.Option(
-        "--workspace", "-w", envvar="NNCIFT_WORKSPACE", help="Folder that keeps everything computed."
-    ),
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-ConfigArgument = Annotated[Path, typer.Argument(help="TOML config of the job.")]
 
 
 def _version(show: bool) -> None:
@@ -98,29 +91,7 @@ def _valued(config: Any, workspace: Path, quiet: bool) -> Any:
 
         return value_pool(config, workspace, shlex.join(["nncift", *sys.argv[1:]]))
 
-    return _until_interrupted(call, quiet)
-
-
-def _until_interrupted(call: Callable[[], Any], quiet: bool) -> Any:
-    """What `call` returns; Ctrl-C ends the program with one message and exit code 130."""
-    from tasks.interrupts import interrupts
-
-    _quieten()
-    try:
-        with interrupts.watched():
-            from tasks.progress import reporter
-
-            reporter.mode = "quiet" if quiet else "auto"
-            return call()
-    except KeyboardInterrupt:
-        fail("interrupted; what is finished is kept: run the same command again to go on", 130)
-
-
-def _quieten() -> None:
-    """Prefect's log lines go to the server and the UI, not over our progress and messages."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    return until_interrupted(call, quiet)
 
 
 @app.command()
@@ -171,7 +142,7 @@ def sweep(
 
         return study_estimators(config, study, workspace)
 
-    result = _until_interrupted(call, quiet)
+    result = until_interrupted(call, quiet)
     if json_:
         print_json(result.model_dump(mode="json"))
         return
@@ -253,7 +224,7 @@ def report(
 @app.command()
 def doctor(workspace: WorkspaceOption = Path(DEFAULT), json_: JsonOption = False) -> None:
     """Check Python, packages, devices, memory, disk, server, hub and browser; say how to mend each."""
-    _quieten()
+    quieten()
     from dataclasses import asdict
 
     from flows.doctor import check, show
@@ -265,6 +236,10 @@ def doctor(workspace: WorkspaceOption = Path(DEFAULT), json_: JsonOption = False
         show(checks)
     if any(c.needed and c.status != "ok" for c in checks):
         sys.exit(1)
+
+
+for _more in (cli_refresh, cli_diff, cli_lineage, cli_gc, cli_deploy):
+    _more.register(app)
 
 
 def main() -> None:

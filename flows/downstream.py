@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from flows.stages import Stages
+from nncift_core.execution.pool import close_pools
 from nncift_core.finetune import settings, student_key
 from nncift_core.hashing import digest
 from nncift_core.pipeline.downstream import (
@@ -29,9 +30,10 @@ from nncift_core.pipeline.evaluate import (
 from nncift_core.store.files import sum_counts
 from nncift_core.store.runs import intact
 from tasks import downstream as tasks
-from tasks.job import forget_models
+from tasks import shards
+from tasks.caching import cached
 from tasks.progress import say
-from tasks.running import cached, run_shards
+from tasks.running import run_shards
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Downstream(Stages):
 
     def run(self, selection: str) -> Outcome:
         """Train, evaluate, compare; without held-out rows only the subset's model is trained."""
-        forget_models()
+        close_pools()
         subsets = self._draw(selection)
         found = cells(self.problem, pq.read_table(self.ws.root / subsets))
         self._fine_tune(found, subsets)
@@ -75,8 +77,8 @@ class Downstream(Stages):
         distinct = list({c.key: c for c in found}.values())
         missing = [c for c in distinct if not is_trained(self.ws, c.key)]
         total, left = (sum(len(c.rows) for c in some) * epochs for some in (distinct, missing))
-        with self.stage("fine-tune", total, left, "training rows"):
-            run_shards(self.job, tasks.fine_tune, [{"name": c.name, "key": c.key} for c in missing], subsets)
+        with self.stage("fine-tune", total, left, "training rows") as done:
+            done.add(run_shards(self.job, shards.fine_tune, _named(missing), {"subsets": subsets}))
 
     def _evaluate(self, found: list[Cell], subsets: str) -> None:
         distinct = list({c.key: c for c in found}.values())
@@ -84,8 +86,8 @@ class Downstream(Stages):
         rows = len(set(HeldOutRows.of(self.problem).content_ids.tolist())) * len(
             self.config.evaluation.metrics
         )
-        with self.stage("evaluate", rows * len(distinct), rows * len(missing), "row scores"):
-            run_shards(self.job, tasks.evaluate, [{"name": c.name, "key": c.key} for c in missing], subsets)
+        with self.stage("evaluate", rows * len(distinct), rows * len(missing), "row scores") as done:
+            done.add(run_shards(self.job, shards.evaluate, _named(missing), {"subsets": subsets}))
 
     def _facts(self, found: list[Cell]) -> dict[str, Any]:
         """Where the subset's adapter lies, and what training had to cut."""
@@ -110,3 +112,8 @@ class Downstream(Stages):
             if view == "comparison":
                 outcome.comparison = rows
         outcome.facts |= {**overlap(self.problem), **sum_counts(self.ws.root, paths)}
+
+
+def _named(found: list[Cell]) -> list[dict[str, Any]]:
+    """Cells as shards."""
+    return [{"name": c.name, "key": c.key} for c in found]

@@ -14,9 +14,10 @@ from nncift_core.pipeline.assess import assessed
 from nncift_core.pipeline.estimate import estimator_key, find_estimator, plan_estimate
 from nncift_core.pipeline.exact import ExactPlan
 from nncift_core.store.references import EstimatorRef
-from tasks import stages
+from tasks import shards, stages
+from tasks.caching import cached
 from tasks.progress import say
-from tasks.running import cached, run_shards
+from tasks.running import run_shards
 
 # Raise it when the same labels and audit pairs would be judged otherwise.
 _ASSESS_VERSION = 6
@@ -67,13 +68,20 @@ class Estimation:
 class EstimationStages(Stages):
     """Stages `train-influence-network`, `assess-estimator` and `estimate-influence`."""
 
-    def run(self, plan: ExactPlan, unit: str) -> Estimation:
-        """Fit, judge, estimate. Raises RunError when the estimates are refused and the config says stop."""
+    def fit(self, plan: ExactPlan) -> tuple[EstimatorRef, dict[str, Any]]:
+        """The estimator of the labels, and what the audit says of it."""
         fitted = self._train(plan)
         check = self._check(plan, fitted)
         verdict = check["verdict"]
         say(f"{fitted.architecture}: {verdict['level']}: {verdict['reason']}")
-        used = fitted
+        return fitted, check
+
+    def fill(self, plan: ExactPlan, fitted: EstimatorRef, check: dict[str, Any], unit: str) -> Estimation:
+        """Estimate, by a baseline where the estimates of `fitted` are refused.
+
+        Raises RunError when they are and the config says stop.
+        """
+        verdict, used = check["verdict"], fitted
         if verdict["level"] == "refused" and verdict["fallback"] != fitted.architecture:
             if self.config.estimator.on_refusal == "stop":
                 raise RunError(
@@ -115,9 +123,10 @@ class EstimationStages(Stages):
         if kept != "all":
             say(f'estimates are made while rows are selected and not stored (store_matrix = "{kept}")')
             return
-        shards = plan_estimate(self.problem, ref)
-        missing = sum(s.missing for s in shards)
+        found = plan_estimate(self.problem, ref)
+        missing = sum(s.missing for s in found)
         total = len(self.problem.rows) * len(self.problem.columns)
-        with self.stage("estimate-influence", total, missing, unit):
-            wanted = [asdict(s) for s in shards if s.missing]
-            run_shards(self.job, stages.estimate_influence, wanted, ref.model_dump(mode="json"))
+        with self.stage("estimate-influence", total, missing, unit) as done:
+            wanted = [asdict(s) for s in found if s.missing]
+            given = {"estimator": ref.model_dump(mode="json")}
+            done.add(run_shards(self.job, shards.estimate_influence, wanted, given))

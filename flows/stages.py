@@ -5,24 +5,48 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from prefect import Task
+from prefect.runtime import deployment, flow_run
+
+from nncift_core.errors import RunError
+from nncift_core.execution.job import Job
+from nncift_core.execution.pool import pool_of
 from nncift_core.hashing import digest
 from nncift_core.store.runs import Attempt, Cost, publish_table
 from nncift_core.store.views import rows_table
 from tasks import downstream
-from tasks.job import Job, slots
+from tasks.caching import cached
+from tasks.current import current
 from tasks.progress import reporter, say
-from tasks.running import cached
-from tasks.stages import current
+from tasks.running import Outcome, ShardsFailed, run_shards
 
 
 def peak_mb() -> float:
     """Peak memory of this process so far, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024.0 if sys.platform != "darwin" else 1024.0**2), 1)
+
+
+@dataclass
+class Done:
+    """What the shards of a stage have done so far; without any, all that was missing counts."""
+
+    computed: int | None = None
+    peak_mb: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        """Some shards are over."""
+        self.computed = (self.computed or 0) + outcome.computed
+        self.peak_mb = max(self.peak_mb, outcome.peak_mb)
+
+    def items(self, missing: int) -> int:
+        """Items computed by this stage."""
+        return missing if self.computed is None else self.computed
 
 
 class Stages:
@@ -32,18 +56,55 @@ class Stages:
         self.job, self.attempt = job, attempt
         self.config, self.ws, self.run_id = job.config, job.ws, attempt.run_id
         self.problem = job.problem()
+        self.command = ""
 
     @contextmanager
-    def stage(self, name: str, items: int, missing: int, unit: str) -> Iterator[None]:
-        """Progress of a stage while it runs, and its cost afterwards; `missing` of `items` are to be done."""
+    def stage(self, name: str, items: int, missing: int, unit: str) -> Iterator[Done]:
+        """Progress of a stage while it runs, and its cost afterwards; `missing` of `items` are to be done.
+
+        What shards say that they did counts, where there are some: another run may do some of them meanwhile.
+        """
         start = time.monotonic()
-        devices = ",".join(slots(self.config).devices)
-        with self.shown(name, items, unit, done=items - missing):
-            yield
-        seconds = time.monotonic() - start
-        self.cost(name, devices, items, missing, seconds)
-        reused = f", {items - missing:,} reused" if items > missing else ""
-        say(f"{name}: {missing:,} {unit} computed{reused} in {seconds:.1f} s")
+        pool, done = pool_of(self.config), Done()
+
+        def over() -> tuple[int, float]:
+            computed, seconds = min(done.items(missing), items), time.monotonic() - start
+            self.cost(name, ",".join(pool.devices), items, computed, seconds, done.peak_mb)
+            return computed, seconds
+
+        try:
+            with self.shown(name, items, unit, done=items - missing):
+                yield done
+        except ShardsFailed as e:
+            done.add(e.done)
+            over()
+            raise RunError(e.text(self.again)) from e
+        computed, seconds = over()
+        reused = f", {items - computed:,} reused" if items > computed else ""
+        say(f"{name}: {computed:,} {unit} computed{reused} in {seconds:.1f} s")
+        for slot in pool.retired:
+            where = f"{slot.device} (slot {slot.number})"
+            say(f"{name}: {where} is no longer used: shards failed on it one after another")
+
+    def shards(
+        self,
+        name: str,
+        task: Task[..., Any],
+        shards: Sequence[Any],
+        counts: tuple[int, int, str],
+        given: dict[str, Any] | None = None,
+    ) -> None:
+        """A stage of the shards that planning found missing; counts: items in all, missing, their unit."""
+        items, missing, unit = counts
+        with self.stage(name, items, missing, unit) as done:
+            done.add(run_shards(self.job, task, [asdict(s) for s in shards], given))
+
+    @property
+    def again(self) -> str:
+        """The one command that goes on with this run."""
+        if deployment.id:
+            return f"prefect --no-prompt flow-run retry {flow_run.id}"
+        return self.command or f"the same call again (workspace {self.ws.root.name})"
 
     @contextmanager
     def shown(self, name: str, items: int, unit: str, done: int = 0) -> Iterator[None]:
@@ -58,9 +119,12 @@ class Stages:
             finally:
                 current.stage = None
 
-    def cost(self, name: str, device: str, items: int, computed: int, seconds: float) -> None:
-        """Record what a stage did."""
-        self.attempt.cost(Cost(name, device, items, computed, items - computed, seconds, peak_mb()))
+    def cost(
+        self, name: str, device: str, items: int, computed: int, seconds: float, workers_mb: float = 0.0
+    ) -> None:
+        """Record what a stage did; workers_mb: peak memory of its worker processes, the largest one's."""
+        peak = max(peak_mb(), workers_mb)
+        self.attempt.cost(Cost(name, device, items, computed, items - computed, seconds, peak))
 
     def publish_rows(
         self, view: str, key: str, rows: list[dict[str, Any]], *, producer: str, parents: tuple[str, ...]

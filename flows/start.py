@@ -12,21 +12,26 @@ from typing import Any
 from prefect import Flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.one_at_a_time import alone_in
 from flows.provenance import versions
 from flows.stages import peak_mb
+from flows.upkeep import begin
 from nncift_core.config import Config, load_config, parse_config, settled
 from nncift_core.errors import NnciftError, RunError
+from nncift_core.execution.job import Job, forget_indices
+from nncift_core.execution.pool import close_pools, pool_of
 from nncift_core.hashing import digest
-from nncift_core.pipeline.inputs import forget_inputs, read_inputs
+from nncift_core.pipeline.downstream import check_student
+from nncift_core.pipeline.inputs import Input, check_devices, check_teacher, forget_inputs, read_inputs
 from nncift_core.pipeline.problem import keys_of
 from nncift_core.store.datasets import is_stored
 from nncift_core.store.references import DatasetRef
 from nncift_core.store.runs import Attempt, Cost, attempt
+from nncift_core.store.use import in_use
 from nncift_core.store.workspace import Workspace
 from tasks import stages
-from tasks.job import Job, slots
+from tasks.caching import cached
 from tasks.progress import say
-from tasks.running import cached
 
 AnyConfig = Config | Mapping[str, Any] | str | Path
 
@@ -43,13 +48,27 @@ def resolve(config: AnyConfig) -> Config:
     return load_config(config)
 
 
+def checked(config: Config, workspace: str | Path) -> list[Input]:
+    """The data sets of a job, read and checked with all else that it needs; nothing is started or written.
+
+    Raises UserError for rows, models, devices and a workspace that no run could use.
+    """
+    inputs = read_inputs(config)
+    keys_of(config)
+    check_devices(config)
+    Workspace.check_usable(workspace)
+    check_teacher(config, fetch=True)
+    check_student(config, fetch=True)
+    return inputs
+
+
 def call_flow(flow: Flow[..., Any], what: str, config: Config, ws: Workspace, **given: Any) -> dict[str, Any]:
     """Run `flow` on `config` with one thread per device and return what it returns.
 
     what: what its failure is called. Raises RunError for an error that is not nncift's own; its traceback
     is in the server's logs.
     """
-    runner: Any = ThreadPoolTaskRunner(max_workers=max(1, len(slots(config).devices)))
+    runner: Any = ThreadPoolTaskRunner(max_workers=max(1, len(pool_of(config).slots)))
     configured: Flow[..., Any] = flow.with_options(task_runner=runner)
     try:
         result: Any = configured(
@@ -62,8 +81,21 @@ def call_flow(flow: Flow[..., Any], what: str, config: Config, ws: Workspace, **
             f"the {what} failed ({type(e).__name__}: {e}). Finished shards are kept; run again to go on. "
             "The run's page in the UI has the traceback"
         ) from e
+    finally:
+        close_pools()
     found: dict[str, Any] = result
     return found
+
+
+@contextmanager
+def at_work(workspace: str) -> Iterator[Workspace]:
+    """What a flow's body runs in: its turn in the workspace, of which nothing is collected meanwhile.
+
+    What earlier flows of this process know of stored files is forgotten: they may be gone.
+    """
+    with alone_in(workspace), in_use(ws := Workspace.create(workspace)):
+        forget_indices()
+        yield ws
 
 
 @dataclass(frozen=True)
@@ -78,9 +110,11 @@ class Ingested:
     cost: Cost
 
     @contextmanager
-    def attempt(self, run_id: str, recorded: dict[str, Any]) -> Iterator[Attempt]:
-        """The next attempt of a run over these data; recorded: its config, as `runs` shows it."""
-        with attempt(self.job.ws, run_id, recorded, versions()) as current:
+    def attempt(self, run_id: str, recorded: dict[str, Any], series: str = "") -> Iterator[Attempt]:
+        """The next attempt of a run over these data; recorded: its config, as `runs` shows it; series: as
+        `config.series_key` gives it."""
+        with attempt(self.job.ws, run_id, recorded, versions(), series) as current:
+            begin(current, self.job.config, self.versions)
             current.cost(self.cost)
             yield current
 

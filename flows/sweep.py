@@ -10,15 +10,13 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from flows.server import connected
-from flows.start import AnyConfig, call_flow, ingest, resolve
+from flows.start import AnyConfig, at_work, call_flow, checked, ingest, resolve
 from flows.sweep_stages import Sweep
+from flows.upkeep import end_crashed
 from nncift_core.config import parse_config
-from nncift_core.pipeline.inputs import check_devices, check_teacher, read_inputs
-from nncift_core.pipeline.problem import keys_of
 from nncift_core.pipeline.sweep import check_study, study_config, sweep_key
 from nncift_core.store.workspace import DEFAULT, Workspace
 from nncift_core.text import one_line
-from tasks.job import forget_indices
 from tasks.progress import say
 from tasks.sweep import forget_material
 
@@ -52,18 +50,13 @@ def study_estimators(
     anything is started or written. Raises UserError for wrong input and RunError when the sweep fails.
     """
     resolved = resolve(config)
-    checked = check_study(resolved, study)
-    asked = study_config(resolved)
-    inputs = read_inputs(asked)
-    keys_of(asked)
-    check_devices(asked)
-    Workspace.check_usable(workspace)
-    check_teacher(asked, fetch=True)
+    what = check_study(resolved, study)
+    inputs = checked(study_config(resolved), workspace)
     pool = sum(len(i.examples) for i in inputs if i.role == "pool")
     with connected(say) as ui_url:
         ws = Workspace.create(workspace)
         function = resolved.influence.function
-        say(f"studying {checked} of {function} on a part of {pool:,} pool rows; watch it at {ui_url}")
+        say(f"studying {what} of {function} on a part of {pool:,} pool rows; watch it at {ui_url}")
         return SweepResult(ui_url=ui_url, **call_flow(sweep, "sweep", resolved, ws, study=study))
 
 
@@ -75,16 +68,22 @@ def _run_name() -> str:
     return one_line(f"{p['study']} of {function}: {name}, {Path(p['workspace']).name}", 120)
 
 
-@flow(name="sweep", flow_run_name=_run_name, persist_result=False, validate_parameters=False)
+@flow(
+    name="sweep",
+    flow_run_name=_run_name,
+    persist_result=False,
+    validate_parameters=False,
+    on_crashed=[end_crashed],
+)
 def sweep(
     config: dict[str, Any], workspace: str, base_dir: str = "", study: str = "figures"
 ) -> dict[str, Any]:
     """Make the studies of `config` in `workspace`; values and fits that are kept there are reused."""
-    forget_indices()
-    forget_material()
     resolved = parse_config(config, base_dir=base_dir or None)
-    checked = check_study(resolved, study)
-    stored = ingest(study_config(resolved), workspace)
-    run_id = sweep_key(resolved, checked, stored.versions, stored.job.identity.models())
-    with stored.attempt(run_id, {**resolved.model_dump(mode="json"), "study": study}) as current:
-        return Sweep(stored.job, current, resolved, checked).run()
+    what = check_study(resolved, study)
+    with at_work(workspace):
+        forget_material()
+        stored = ingest(study_config(resolved), workspace)
+        run_id = sweep_key(resolved, what, stored.versions, stored.job.identity.models())
+        with stored.attempt(run_id, {**resolved.model_dump(mode="json"), "study": study}) as current:
+            return Sweep(stored.job, current, resolved, what).run()

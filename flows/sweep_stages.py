@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from prefect.artifacts import create_table_artifact
 
 from flows.exact_stages import ExactStages
 from nncift_core.config import Config
+from nncift_core.execution.job import Job
+from nncift_core.execution.pool import close_pools
 from nncift_core.hashing import digest
 from nncift_core.pipeline.problem import SIDES
 from nncift_core.pipeline.sweep import Corner, grid_of, studied_rule
@@ -19,8 +20,6 @@ from nncift_core.store.runs import Attempt
 from nncift_core.store.sweeps import publish_sweep
 from nncift_core.studies import Cell, Grid, Study
 from tasks import sweep as tasks
-from tasks.job import Job, forget_models
-from tasks.running import run_shards
 
 
 class Sweep(ExactStages):
@@ -44,7 +43,7 @@ class Sweep(ExactStages):
         self._refresh()
         self.problem = Corner.of(self.job.problem(), exact=True)
         self.exact()
-        forget_models()
+        close_pools()
         scope, cells = Scope.of(corner), grid.cells(self.study)
         total, computed = self._fits(scope, cells)
         found = sweep_rows(scope, self.run_id, self.config.influence.function, self.study, cells)
@@ -60,8 +59,7 @@ class Sweep(ExactStages):
     def _fits(self, scope: Scope, cells: list[Cell]) -> tuple[int, int]:
         shards, total = plan_fits(scope, cells)
         missing = sum(len(s.fits) for s in shards)
-        with self.stage("study-fits", total, missing, "fits"):
-            run_shards(self.job, tasks.study_fits, [asdict(s) for s in shards])
+        self.shards("study-fits", tasks.study_fits, shards, (total, missing, "fits"))
         tasks.forget_material()
         return total, missing
 

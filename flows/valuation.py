@@ -10,15 +10,14 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from flows.server import connected
-from flows.start import AnyConfig, call_flow, ingest, resolve
+from flows.start import AnyConfig, Ingested, at_work, call_flow, checked, ingest, resolve
+from flows.upkeep import end_crashed
 from flows.valuation_stages import Valuation
-from nncift_core.config import Config, parse_config, run_key
-from nncift_core.pipeline.downstream import check_student
-from nncift_core.pipeline.inputs import Input, check_devices, check_teacher, read_inputs
-from nncift_core.pipeline.problem import keys_of
+from nncift_core.config import Config, parse_config, run_key, series_key
+from nncift_core.errors import UserError
+from nncift_core.pipeline.inputs import Input
 from nncift_core.store.workspace import DEFAULT, Workspace
 from nncift_core.text import one_line
-from tasks.job import forget_indices
 from tasks.progress import say
 
 
@@ -52,13 +51,7 @@ def value_pool(config: AnyConfig, workspace: str | Path = DEFAULT, command: str 
     Raises UserError for wrong input and RunError when the run fails.
     """
     resolved = resolve(config)
-    inputs = read_inputs(resolved)
-    keys_of(resolved)
-    check_devices(resolved)
-    Workspace.check_usable(workspace)
-    check_teacher(resolved, fetch=True)
-    check_student(resolved, fetch=True)
-    work = _work(resolved, inputs)
+    work = work_of(resolved, checked(resolved, workspace))
     with connected(say) as ui_url:
         ws = Workspace.create(workspace)
         say(f"valuing {work}; watch it at {ui_url}")
@@ -66,7 +59,7 @@ def value_pool(config: AnyConfig, workspace: str | Path = DEFAULT, command: str 
     return ValuationResult(ui_url=ui_url, **result)
 
 
-def _work(config: Config, inputs: list[Input]) -> str:
+def work_of(config: Config, inputs: list[Input]) -> str:
     """The line that says what will happen."""
     rows = {
         role: sum(len(i.examples) for i in inputs if i.role == role) for role in ("pool", "target", "test")
@@ -81,26 +74,47 @@ def _work(config: Config, inputs: list[Input]) -> str:
     return f"{work} and comparing on {rows['test']:,} held-out rows" if rows["test"] else work
 
 
-def _run_name() -> str:
-    """What is valued, for whom, and the workspace's last folder: no paths, no steering characters."""
+def run_name() -> str:
+    """What is valued, for whom, and the workspace's last folder: no paths, no steering characters.
+
+    Of a config as a person may have written it for a deployment, with nothing in it checked yet.
+    """
     p = flow_run.parameters
-    pool, target = p["config"]["pool"], p["config"]["target"]
-    sources = [target["source"]] if isinstance(target["source"], str) else target["source"]
-    names = [d.get("name") or Path(d["source"]).name for d in (pool, {**target, "source": sources[0]})]
-    others = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
-    function = p["config"]["influence"]["function"]
-    name = f"{function}: {names[0]} for {names[1]}{others}, {Path(p['workspace']).name}"
-    return one_line(name, 120)
+    try:
+        name = _named(parse_config(p["config"]))
+    except UserError:
+        name = "a config that cannot be used"
+    return one_line(f"{name}, {Path(str(p['workspace'])).name}", 120)
 
 
-@flow(name="valuation", flow_run_name=_run_name, persist_result=False, validate_parameters=False)
+def _named(config: Config) -> str:
+    targets = config.target.datasets()
+    pool, *others = [d.name or Path(d.source).name for d in (config.pool, *targets)]
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return f"{config.influence.function}: {pool} for {others[0] if others else 'itself'}{more}"
+
+
+def identities(config: Config, stored: Ingested) -> tuple[str, str]:
+    """`run_id` of a job on its stored data, and the series that it belongs to."""
+    given = config, stored.versions, stored.job.identity.models()
+    return run_key(*given), series_key(*given)
+
+
+@flow(
+    name="valuation",
+    flow_run_name=run_name,
+    persist_result=False,
+    validate_parameters=False,
+    on_crashed=[end_crashed],
+)
 def valuation(
     config: dict[str, Any], workspace: str, base_dir: str = "", command: str = ""
 ) -> dict[str, Any]:
     """Value the pool of `config` in `workspace`; every stage reuses what the workspace holds."""
-    forget_indices()
     resolved = parse_config(config, base_dir=base_dir or None)
-    stored = ingest(resolved, workspace)
-    run_id = run_key(resolved, stored.versions, stored.job.identity.models())
-    with stored.attempt(run_id, resolved.model_dump(mode="json")) as current:
-        return Valuation(stored.job, current, command).run()
+    checked(resolved, workspace)
+    with at_work(workspace):
+        stored = ingest(resolved, workspace)
+        run_id, series = identities(resolved, stored)
+        with stored.attempt(run_id, resolved.model_dump(mode="json"), series) as current:
+            return Valuation(stored.job, current, command).run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -13,6 +13,7 @@ from flows import artifacts
 from flows.downstream import Downstream
 from flows.estimation import Estimation, EstimationStages
 from flows.exact_stages import ExactStages
+from nncift_core.execution.job import Job
 from nncift_core.hashing import digest
 from nncift_core.pipeline.assess import estimation_rows
 from nncift_core.pipeline.choose import read_choice
@@ -22,10 +23,9 @@ from nncift_core.pipeline.result import result_record, run_facts
 from nncift_core.store.files import read_manifest
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.runs import Attempt, intact, read_result
-from tasks import stages
-from tasks.job import Job
+from tasks import shards, stages
+from tasks.caching import cached
 from tasks.progress import say
-from tasks.running import cached, run_shards
 
 
 class Valuation(ExactStages):
@@ -42,11 +42,7 @@ class Valuation(ExactStages):
         # Before the embeddings, for wrong settings of a training show here.
         self.prepare()
         self.embed()
-        plan = self.exact()
-        estimation = Estimation()
-        if not self.problem.all_exact:
-            self.estimator_features()
-            estimation = EstimationStages(self.job, self.attempt).run(plan, self.unit)
+        plan, estimation = self.estimated(self.exact())
         chosen = self._select(estimation.used)
         if self.config.influence.refine_pairs and estimation.used is not None:
             chosen = self._refine(plan, estimation.used, chosen)
@@ -58,6 +54,22 @@ class Valuation(ExactStages):
             self.comparison = downstream.comparison
             self.attempt.publish_result(record)
         return self._result(record, estimation, self.report())
+
+    def estimated(self, plan: ExactPlan) -> tuple[ExactPlan, Estimation]:
+        """What fills the pairs that are not exact, and the plan as it is afterwards."""
+        if self.problem.all_exact:
+            return plan, Estimation()
+        self.estimator_features()
+        estimation = EstimationStages(self.job, self.attempt)
+        return plan, estimation.fill(plan, *estimation.fit(plan), self.unit)
+
+    def more_tables(self, tables: dict[str, str]) -> dict[str, str]:
+        """Tables of the result beside `tables`, for views of a kind of valuation."""
+        return {}
+
+    def more_facts(self, chosen: dict[str, Any]) -> dict[str, Any]:
+        """Facts of a kind of valuation; chosen: as the task `select` gives it."""
+        return {}
 
     def _select(self, ref: EstimatorRef | None) -> dict[str, Any]:
         run_id = self.attempt.run_id
@@ -91,14 +103,13 @@ class Valuation(ExactStages):
             return chosen
         for number in range(1, rounds + 1):
             scores, order, known = read_choice(self.problem, chosen["tables"])
-            shards = plan_refine(self.problem, plan, scores, order, known, left)
-            missing = sum(s.missing for s in shards)
+            found = plan_refine(self.problem, plan, scores, order, known, left)
+            missing = sum(s.missing for s in found)
             if not missing:
                 break
-            extra = replace(plan, shards=shards)
+            extra = replace(plan, shards=found)
             self.features(extra)
-            with self.stage("refine-exact", missing, missing, self.unit):
-                run_shards(self.job, stages.exact_influence, [asdict(s) for s in shards])
+            self.shards("refine-exact", shards.exact_influence, found, (missing, missing, self.unit))
             self.problem.exact_store.refresh()
             left -= missing
             chosen = self._select(ref)
@@ -132,11 +143,12 @@ class Valuation(ExactStages):
         for view, rows in {**found, "refinement": self.refinement}.items():
             key = digest([self.run_id, view, rows])
             tables[view] = self.publish_rows(view, key, rows, producer="assess-estimator", parents=parents)
+        tables |= self.more_tables(tables)
         bought = sum(r["exact_pairs"] for r in self.refinement)
         used = chosen["facts"]["exact_pairs_used"]
         facts = {**chosen["facts"], **run_facts(self.problem, plan, used, refined_pairs=bought)}
         facts |= {"subset": chosen["subset"], **self.state_facts, **estimation.facts()}
-        facts |= {"refined_pairs": bought}
+        facts |= {"refined_pairs": bought, **self.more_facts(chosen)}
         facts |= {"command": self.command} if self.command else {}
         record = result_record(self.problem, self.run_id, plan, ref, tables, facts)
         self.attempt.publish_result(self._with_earlier_comparison(record))

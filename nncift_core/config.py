@@ -16,6 +16,7 @@ from nncift_core.config_influence import (
     LessConfig,
     SelectITConfig,
 )
+from nncift_core.config_refresh import RefreshConfig
 from nncift_core.config_sections import (
     TEMPLATE_WITH,
     TEMPLATE_WITHOUT,
@@ -50,6 +51,7 @@ __all__ = [
     "InfluenceConfig",
     "LanguageModelConfig",
     "LessConfig",
+    "RefreshConfig",
     "RowsConfig",
     "Section",
     "SelectITConfig",
@@ -62,6 +64,7 @@ __all__ = [
     "load_config",
     "parse_config",
     "run_key",
+    "series_key",
     "settled",
 ]
 
@@ -82,6 +85,7 @@ class Config(Section):
     finetune: FinetuneConfig | None = None
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     sweep: SweepConfig = Field(default_factory=SweepConfig)
+    refresh: RefreshConfig = Field(default_factory=RefreshConfig)
     base_dir: str = Field(default="", exclude=True, description="folder that relative paths start from")
 
     @model_validator(mode="after")
@@ -204,8 +208,8 @@ def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str
     """`run_id`: hash of what decides the values, after every `auto` (design decision 4).
 
     data: role and name -> version of the rows; models: "encoder", "function" and, where one is trained,
-    "student" -> key (a function's own settings are in its key). Paths, shard sizes, devices, batch sizes and
-    `[sweep]` are left out.
+    "student" -> key (a function's own settings are in its key). Paths, shard sizes, devices, batch sizes,
+    `[sweep]` and `[refresh]` are left out.
     """
     s, i, rule = config.selection, config.influence, config.resolve_rule()
     method: dict[str, Any] = {
@@ -230,3 +234,8 @@ def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str
             e.max_new_tokens,
         ]
     return digest({"method": method, "data": data, "models": models})[:16]
+
+
+def series_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str:
+    """What runs of one recurring job share: `run_key` over the names of its data, whatever their versions."""
+    return run_key(config, dict.fromkeys(data, ""), models)

@@ -223,12 +223,19 @@ class ShardsConfig(Section):
 class ExecutionConfig(Section):
     """`[execution]`: where shards run; never changes a value.
 
-    devices: "auto" (every GPU, else the CPU) or a list like ["cuda:0", "cuda:1"].
+    devices: "auto" (every GPU, else the CPU) or a list like ["cuda:0", "cuda:1"], one slot each; isolation:
+    "process" gives every slot a worker process that owns its device, "thread" computes in the flow's own;
+    retries: more tries of a shard that failed for a reason that may pass; retry_seconds: before the first of
+    them, doubled each time, give or take a half; hang_after: seconds without progress after which a worker
+    process counts as hanging and is ended.
     """
 
     runner: Literal["local"] = "local"
     devices: Literal["auto"] | list[str] = "auto"
-    retries: int = Field(default=2, ge=0)
+    isolation: Literal["process", "thread"] = "process"
+    retries: int = Field(default=2, ge=0, le=20)
+    retry_seconds: float = Field(default=2.0, ge=0, le=600)
+    hang_after: float = Field(default=900.0, gt=0)
 
     @field_validator("devices", mode="before")
     @classmethod

@@ -1,54 +1,119 @@
-"""Calling cached tasks: single answers that are checked, and shards that planning found missing."""
+"""Submitting the shards that planning found missing: grouped, beside other runs, failures listed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from dataclasses import dataclass
 from typing import Any
 
-from prefect import State, Task
+from prefect import Task
+from prefect.futures import PrefectFuture
 
+from nncift_core.errors import RunError, UserError
+from nncift_core.execution.job import Job
 from nncift_core.hashing import digest
+from nncift_core.store.alive import others_alive
+from nncift_core.store.files import made_in
+from tasks.caching import prepared
 from tasks.interrupts import interrupts
-from tasks.job import Job
+from tasks.progress import say
+from tasks.shards import computed_before, group_name, shard_key
+
+# Task runs of one stage: a flow has at most ten stages, and should stay below 500 task runs.
+STAGE_TASKS = 40
+MAIN_STAGE_TASKS = 120
+# Attempts that have been told of another run beside them.
+_TOLD: set[str] = set()
+_MAIN_STAGES = ("exact-influence", "estimate-influence")
 
 
-def cached(
-    job: Job, task: Task[..., Any], key: str, check: Callable[[Any], bool], *args: Any
-) -> tuple[Any, bool]:
-    """Call a cached task; a cached answer that fails `check` (files gone, say) is computed anew.
+@dataclass(frozen=True)
+class Outcome:
+    """What the shards of a stage did: items computed now, and the peak memory of their worker processes."""
 
-    Returns the answer and whether it was computed now.
+    computed: int
+    peak_mb: float
+
+
+class ShardsFailed(RunError):
+    """Some shards of a stage failed after all their tries; the others are stored.
+
+    names: of those that failed; done: what the others did; reasons: by name, why.
     """
-    bound = task.with_options(result_storage=job.ws.prefect_dir, retries=job.config.execution.retries)
-    state = _state(bound, key, job, *args)
-    value = state.result()
-    if state.name == "Cached" and not check(value):
-        state = _state(bound.with_options(refresh_cache=True), key, job, *args)
-        value = state.result()
-    return value, state.name != "Cached"
+
+    def __init__(self, stage: str, total: int, reasons: dict[str, Exception], done: Outcome) -> None:
+        self.stage, self.total, self.reasons, self.done = stage, total, reasons, done
+        super().__init__(self.text(""))
+
+    def text(self, command: str) -> str:
+        """The message; command: what completes them, if known."""
+        shown = [f"{self.stage} {name} ({_reason(e)})" for name, e in list(self.reasons.items())[:20]]
+        more = f"; and {len(self.reasons) - 20} more" if len(self.reasons) > 20 else ""
+        return (
+            f"{len(self.reasons)} of {self.total} shards of {self.stage} failed after all their tries: "
+            f"{'; '.join(shown)}{more}. Finished shards are kept; complete the others with: "
+            f"{command or 'the same call again'}"
+        )
 
 
-def _state(task: Task[..., Any], *args: Any) -> State[Any]:
-    """Run a task in this thread and return its final state; a Ctrl-C that was lost in it is raised here."""
-    interrupts.check()
-    state: Any = task(*args, return_state=True)
-    interrupts.check()
-    final: State[Any] = state
-    return final
+def _reason(error: Exception) -> str:
+    text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:300]
 
 
-def run_shards(job: Job, task: Task[..., Any], shards: list[dict[str, Any]], *args: Any) -> None:
-    """Submit the shards that planning found missing; all are tried before one fails the run.
+def run_shards(
+    job: Job, task: Task[..., Any], shards: list[dict[str, Any]], given: dict[str, Any] | None = None
+) -> Outcome:
+    """Submit the shards that planning found missing, grouped to a bounded number of task runs.
 
-    Planning says these are not stored, so a cached answer under their key is stale and refreshed.
+    given: what all of them take beside the job. Planning says these are not stored, so a cached answer under
+    their key is stale and refreshed. All are tried before any failure shows. Raises UserError where one says
+    that the input is wrong, else ShardsFailed.
     """
-    bound = task.with_options(
-        result_storage=job.ws.prefect_dir, refresh_cache=True, retries=job.config.execution.retries
-    )
-    named = [task.name, job.identity.values, *job.identity.encoders, *map(str, args)]
-    futures = [bound.submit(digest([*named, shard]), job, *args, shard) for shard in shards]
+    given = given or {}
+    bound = prepared(task, job).with_options(refresh_cache=True)
+    groups = _groups(task.name, _ordered(job, shards))
+    keys = [digest([shard_key(task.name, job, s, given) for s in group]) for group in groups]
+    futures = [bound.submit(key, job, group, given) for key, group in zip(keys, groups, strict=True)]
     for future in futures:
         future.wait()
     interrupts.check()
-    for future in futures:
-        future.result()
+    return _outcome(task.name, keys, groups, futures)
+
+
+def _outcome(
+    stage: str, keys: list[str], groups: list[list[dict[str, Any]]], futures: list[PrefectFuture[Any]]
+) -> Outcome:
+    computed, peak, reasons = 0, 0.0, dict[str, Exception]()
+    for key, group, future in zip(keys, groups, futures, strict=True):
+        found = future.result(raise_on_failure=False)
+        if isinstance(found, UserError):
+            raise found
+        if isinstance(found, Exception):
+            reasons[group_name(group)] = found
+            computed += computed_before(key)
+        else:
+            computed, peak = computed + found["computed"], max(peak, found["peak_rss_mb"])
+    if reasons:
+        raise ShardsFailed(stage, len(groups), reasons, Outcome(computed, peak))
+    return Outcome(computed, peak)
+
+
+def _ordered(job: Job, shards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As planned; beside another run of the workspace in an order of one's own, so that they meet late."""
+    own = made_in(job.ws.root)
+    if len(shards) < 2 or not others_alive(job.ws, own):
+        return shards
+    if own not in _TOLD:
+        _TOLD.add(own)
+        say("another run is going on in this workspace: what it computes is waited for, not computed twice")
+    mixed = list(shards)
+    random.Random(own).shuffle(mixed)
+    return mixed
+
+
+def _groups(stage: str, shards: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Neighbouring shards together where there are more of them than task runs allowed."""
+    most = MAIN_STAGE_TASKS if stage in _MAIN_STAGES else STAGE_TASKS
+    size = -(-len(shards) // most) or 1
+    return [shards[start : start + size] for start in range(0, len(shards), size)]

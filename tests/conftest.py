@@ -53,7 +53,11 @@ class Project:
         self.configure()
 
     def configure(self, **sections: dict[str, Any]) -> Path:
-        """Write job.toml: the oracle pool and target, the oracle model; `sections` change keys."""
+        """Write job.toml: the oracle pool and target, the oracle model; `sections` change keys.
+
+        Shards run in the flow's process, which saves the start of another one; tests of operations ask for
+        execution = {"isolation": "process"}, the default of users.
+        """
         job: dict[str, dict[str, Any]] = {
             "pool": {"source": "pool.jsonl"},
             "target": {"source": "target.jsonl"},
@@ -67,6 +71,7 @@ class Project:
             "estimator": {"architecture": "mlp"},
             "selection": {"count": 6},
             "shards": {"rows": 10, "columns": 8},
+            "execution": {"isolation": "thread"},
         }
         for name, keys in sections.items():
             job.setdefault(name, {}).update(keys)

@@ -19,14 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from nncift_core.estimator import kernel_block, kernel_iterative, kernel_pairs
-from nncift_core.estimator.contract import Features, Float32, Float64, Int64, checked_labels
+from nncift_core.estimator.contract import Estimator, Features, Float32, Float64, Int64, checked_labels
 from nncift_core.estimator.kernel_block import BlockVariance
 from nncift_core.estimator.kernel_held_out import held_out_slopes
 from nncift_core.estimator.kernel_labels import Labels, drawn, hyperparameters, labels_of, sub_block
 from nncift_core.estimator.kernel_pairs import Pairs, PairVariance
 from nncift_core.estimator.kernel_search import Hyper, scale_of
-from nncift_core.estimator.kernel_sides import Scaled, Side
+from nncift_core.estimator.kernel_sides import Scaled, Side, SideWeights
 from nncift_core.estimator.kernel_thin import Linear, Thin
+from nncift_core.estimator.warm import Unfit
 from nncift_core.hashing import hash_rank
 
 _STD_CHUNK = 1024
@@ -38,11 +39,19 @@ class Kernel:
     A row or column is known again by its content id; labels of one pair are averaged. Labels that form a
     full product are solved by eigen-decompositions (R^3 + C^3), others pair by pair (`kernel_pairs`).
     After a fit `thin` and `linear` predict; `form` says how it was solved, `steps` in how many steps of
-    conjugate gradients.
+    conjugate gradients. A warm start gives the hyperparameters at which their search begins.
     """
 
     name: ClassVar[str] = "kernel"
     learned: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._previous: Estimator | None = None
+
+    def warm(self, previous: Estimator) -> Self:
+        """As `warm.WarmStarting.warm`."""
+        self._previous = previous
+        return self
 
     def fit(self, features: Features, i: Int64, j: Int64, values: npt.NDArray[Any], *, seed: int) -> Self:
         """As `contract.Estimator.fit`. Raises ValueError for features without any group or pair feature,
@@ -52,7 +61,8 @@ class Kernel:
         z = checked_labels(features, i, j, values)
         labels = labels_of(features, i, j, z)
         rows, columns = Scaled.of(features.rows, labels.rows), Scaled.of(features.columns, labels.columns)
-        hyper = hyperparameters(labels, rows, columns, seed)
+        start, told = self._start(labels, rows, columns)
+        hyper = hyperparameters(labels, rows, columns, seed, start)
         self.noise, self.widths = hyper.noise, hyper.widths
         self.block_variance: BlockVariance | None = None
         self.pair_variance: PairVariance | None = None
@@ -67,8 +77,18 @@ class Kernel:
         if logdet is not None:
             value = kernel_block.likelihood(quadratic, logdet, n) + n / 2 * math.log(2 * math.pi * math.e)
             self.facts["log_marginal_likelihood_per_label"] = -value / n
-        self.facts |= {"form": self.form, "steps": self.steps}
+        self.facts |= {"form": self.form, "steps": self.steps} | told
         return self
+
+    def _start(self, labels: Labels, rows: Scaled, columns: Scaled) -> tuple[Hyper | None, dict[str, str]]:
+        """The earlier fit's hyperparameters, and for `describe` whether they serve; once only."""
+        previous, self._previous = self._previous, None
+        if previous is None:
+            return None, {}
+        try:
+            return _hyper_of(previous, labels, rows, columns), {"warm_start": "yes"}
+        except Unfit as reason:
+            return None, {"warm_start": f"no: {reason}"}
 
     def _fit_block(
         self, features: Features, labels: Labels, rows: Scaled, columns: Scaled, hyper: Hyper, seed: int
@@ -210,6 +230,24 @@ def _with_own(side: Side, groups: Mapping[str, Float32], ids: Int64, at: Int64) 
     here, place = side.known(ids[items])
     out[here, place] += side.d
     return out[inverse]
+
+
+def _hyper_of(previous: Estimator, labels: Labels, rows: Scaled, columns: Scaled) -> Hyper:
+    """Hyperparameters of an earlier fit on the same groups and pair features; raises Unfit without one."""
+    if not isinstance(previous, Kernel):
+        raise Unfit(f"the earlier fit is {previous.name!r}, not {Kernel.name!r}")
+    facts, sides = previous.facts, []
+    if previous.scale == 0:
+        raise Unfit("the earlier labels were all equal")
+    for side, scaled in (("row", rows), ("column", columns)):
+        known = facts[f"{side}_weights"]
+        if set(known) != set(scaled.names):
+            raise Unfit(f"the earlier fit read {sorted(known)} of {side}s, this one {sorted(scaled.names)}")
+        w = np.array([known[name] for name in scaled.names], np.float64)
+        sides.append(SideWeights(w, facts[f"{side}_bias"], facts[f"{side}_own"]))
+    if previous.linear.names != labels.linear.names:
+        raise Unfit(f"the earlier fit read the pair features {list(previous.linear.names)}")
+    return Hyper(sides[0], sides[1], previous.noise, previous.widths)
 
 
 def _facts(

@@ -68,8 +68,10 @@ def labels_of(features: Features, i: Int64, j: Int64, z: Float64) -> Labels:
     return Labels(rows, columns, row_ids, column_ids, pairs, linear, shift, scale)
 
 
-def hyperparameters(labels: Labels, rows: Scaled, columns: Scaled, seed: int) -> Hyper:
-    """By marginal likelihood of a sub-block or of a subsample of pairs."""
+def hyperparameters(
+    labels: Labels, rows: Scaled, columns: Scaled, seed: int, start: Hyper | None = None
+) -> Hyper:
+    """By marginal likelihood of a sub-block or of a subsample of pairs, searched from `start` if given."""
     pairs = labels.pairs
     if labels.is_block:
         block, of_rows, of_columns = sub_block(labels, rows, columns, seed)
@@ -84,7 +86,7 @@ def hyperparameters(labels: Labels, rows: Scaled, columns: Scaled, seed: int) ->
         n_rows, n_columns = len(r), len(c)
     # One column alone cannot tell a row's own effect from noise, nor one row a column's.
     own = (n_columns > 1, n_rows > 1)
-    return search(objective, (len(rows.names), len(columns.names)), len(pairs.F), own)
+    return search(objective, (len(rows.names), len(columns.names)), len(pairs.F), own, start)
 
 
 def sub_block(labels: Labels, rows: Scaled, columns: Scaled, seed: int) -> tuple[Float64, Float64, Float64]:

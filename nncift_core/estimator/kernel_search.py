@@ -63,21 +63,25 @@ def scale_of(quadratic: float, n: int) -> float:
 
 
 def search(
-    objective: Objective, groups: tuple[int, int], pair_features: int, own: tuple[bool, bool]
+    objective: Objective,
+    groups: tuple[int, int],
+    pair_features: int,
+    own: tuple[bool, bool],
+    start: Hyper | None = None,
 ) -> Hyper:
-    """The hyperparameters of least `objective` + penalty, by L-BFGS from the prior means.
+    """The hyperparameters of least `objective` + penalty, by L-BFGS from the prior means or from `start`.
 
     objective: (negative log marginal likelihood, its slopes by the logarithms, in the order of `Hyper.of`);
     groups: how many of rows and columns; own: whether rows, columns can have an own effect.
     """
     from scipy.optimize import minimize
 
-    start: list[float] = []
+    sides: list[float] = []
     for n, has in zip(groups, own, strict=True):
-        start += [1 / max(n, 1)] * n + [BIAS, OWN if has else 0.0]
+        sides += [1 / max(n, 1)] * n + [BIAS, OWN if has else 0.0]
     with np.errstate(divide="ignore"):
-        prior = np.log(np.array([*start, NOISE, *[WIDTH] * pair_features]))
-    sd = np.array([PRIOR_SD] * (len(start) + 1) + [WIDTH_SD] * pair_features)
+        prior = np.log(np.array([*sides, NOISE, *[WIDTH] * pair_features]))
+    sd = np.array([PRIOR_SD] * (len(sides) + 1) + [WIDTH_SD] * pair_features)
     reach = np.full(len(prior), REACH)
     reach[[groups[0], sum(groups) + 2]] = BIAS_REACH
     free = np.isfinite(prior)
@@ -92,12 +96,22 @@ def search(
         away = (x - prior[free]) / sd[free]
         return loss + 0.5 * float(away @ away), slopes[free] + away / sd[free]
 
+    low, high = prior[free] - reach[free], prior[free] + reach[free]
     found = minimize(
         value,
-        prior[free],
+        prior[free] if start is None else np.clip(_theta(start, prior)[free], low, high),
         jac=True,
         method="L-BFGS-B",
-        bounds=list(zip(prior[free] - reach[free], prior[free] + reach[free], strict=True)),
+        bounds=list(zip(low, high, strict=True)),
         options={"maxfun": MAX_EVALUATIONS, "ftol": LEAST_GAIN, "gtol": 1e-2},
     )
     return Hyper.of(theta(found.x), *groups)
+
+
+def _theta(hyper: Hyper, otherwise: Float64) -> Float64:
+    """The logarithms that `Hyper.of` reads; `otherwise` where a value is 0."""
+    sides = [np.r_[side.w, side.a, side.d] for side in (hyper.rows, hyper.columns)]
+    x = np.concatenate([*sides, [max(hyper.noise - FLOOR, 0.0)], hyper.widths])
+    out: Float64 = otherwise.copy()
+    out[x > 0] = np.log(x[x > 0])
+    return out

@@ -51,8 +51,8 @@ def block_design(row_ids: Int64, column_ids: Int64, fraction: float, seed: int) 
 def block_of(row_ids: Int64, column_ids: Int64, rows: int, columns: int, seed: int) -> BlockDesign:
     """The block of the `rows` and `columns` with the smallest hash rank among the distinct ids."""
     return BlockDesign(
-        rows=_by_rank(np.unique(row_ids), seed, "label-row")[:rows],
-        columns=_by_rank(np.unique(column_ids), seed, "label-column")[:columns],
+        rows=by_rank(np.unique(row_ids), seed, "label-row")[:rows],
+        columns=by_rank(np.unique(column_ids), seed, "label-column")[:columns],
     )
 
 
@@ -65,7 +65,7 @@ def scattered_pairs(row_ids: Int64, column_ids: Int64, n: int, seed: int) -> tup
     which changes neither property. Raises ValueError unless 0 <= n <= M*N.
     """
     rows, columns = (
-        _by_rank(np.unique(ids), seed, salt)
+        by_rank(np.unique(ids), seed, salt)
         for ids, salt in ((row_ids, "label-row"), (column_ids, "label-column"))
     )
     if not 0 <= n <= len(rows) * len(columns):
@@ -92,7 +92,7 @@ def _exchange(i: Int64, j: Int64, a: Int64, b: Int64, n_columns: int) -> None:
 
 def cost_sample(ids: Int64, seed: int) -> Int64:
     """At most `COST_SAMPLE` of the distinct `ids`, by hash rank: what mean costs are estimated on."""
-    return _by_rank(np.unique(ids), seed, "label-cost")[:COST_SAMPLE]
+    return by_rank(np.unique(ids), seed, "label-cost")[:COST_SAMPLE]
 
 
 def audit_pairs(
@@ -116,7 +116,7 @@ def audit_pairs(
     }
     capacity = [len(r) * len(c) for r, c in strata.values()]
     quota = _allocate(n, [AUDIT_SHARES[q] for q in strata], capacity)
-    chosen = [_smallest_pairs(r, c, k, seed) for (r, c), k in zip(strata.values(), quota, strict=True)]
+    chosen = [smallest_pairs(r, c, k, seed) for (r, c), k in zip(strata.values(), quota, strict=True)]
     return np.concatenate([r for r, _ in chosen]), np.concatenate([c for _, c in chosen])
 
 
@@ -130,13 +130,13 @@ def audit_unlabelled(
     """
     if n < 0:
         raise ValueError(f"n must not be negative, got {n}")
-    rows = _by_rank(np.unique(row_ids), seed, "audit-row")[:STRATUM_LIMIT]
-    columns = _by_rank(np.unique(column_ids), seed, "audit-column")[:STRATUM_LIMIT]
+    rows = by_rank(np.unique(row_ids), seed, "audit-row")[:STRATUM_LIMIT]
+    columns = by_rank(np.unique(column_ids), seed, "audit-column")[:STRATUM_LIMIT]
     taken = np.zeros((len(rows), len(columns)), np.bool_)
     i, j = positions(rows, label_rows), positions(columns, label_columns)
     inside = (i >= 0) & (j >= 0)
     taken[i[inside], j[inside]] = True
-    return _smallest_pairs(rows, columns, min(n, int((~taken).sum())), seed, taken)
+    return smallest_pairs(rows, columns, min(n, int((~taken).sum())), seed, taken)
 
 
 def positions(ids: Int64, wanted: Int64) -> Int64:
@@ -169,14 +169,14 @@ def quadrant(labelled_row: Bool, labelled_column: Bool) -> Str:
     return out
 
 
-def _by_rank(ids: Int64, seed: int, salt: str) -> Int64:
+def by_rank(ids: Int64, seed: int, salt: str) -> Int64:
     out: Int64 = ids[np.argsort(hash_rank(ids, seed, salt), kind="stable")]
     return out
 
 
 def _split(ids: Int64, labelled: Int64, seed: int, salt: str) -> tuple[Int64, Int64]:
     """Labelled and other ids, each cut to the `STRATUM_LIMIT` of smallest hash rank."""
-    ranked = _by_rank(np.unique(ids), seed, salt)
+    ranked = by_rank(np.unique(ids), seed, salt)
     is_labelled = np.isin(ranked, labelled)
     return ranked[is_labelled][:STRATUM_LIMIT], ranked[~is_labelled][:STRATUM_LIMIT]
 
@@ -200,7 +200,7 @@ def _allocate(n: int, shares: Sequence[float], capacity: Sequence[int]) -> list[
     return quota
 
 
-def _smallest_pairs(
+def smallest_pairs(
     rows: Int64, columns: Int64, n: int, seed: int, taken: Bool | None = None
 ) -> tuple[Int64, Int64]:
     """The n pairs of smallest pair hash but those `taken` [R, C], in hash order; some rows at a time."""

@@ -10,17 +10,18 @@ import numpy.typing as npt
 
 from nncift_core.estimator.contract import EMBEDDING, Features, Float32, Int64, checked_labels
 from nncift_core.estimator.network import InfluenceNetwork
-from nncift_core.estimator.sides import Arrays, Labels, SideEstimator
-from nncift_core.estimator.training import FitReport, fit
+from nncift_core.estimator.sides import Arrays, Labels, WarmSides
+from nncift_core.estimator.training import FitReport, WarmNetwork, fit
+from nncift_core.estimator.warm import Start, Unfit
 
 _CHUNK = 4096
 
 
-class Mlp(SideEstimator):
+class Mlp(WarmSides):
     """`W2 relu(W1 (f_i ++ g_j) + b1) + b2` on standardised features, beside the linear mean of the pairs.
 
     Trained as `training.fit` says for "mlp": standardised targets, early stopping on held-out rows, fewer
-    passes over more than 20,000 labels.
+    passes over more than 20,000 labels. A warm start trains the earlier network's weights further.
     """
 
     name = "mlp"
@@ -31,6 +32,20 @@ class Mlp(SideEstimator):
         self._hidden = hidden
 
     def _learn(self, labels: Labels, seed: int) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        return self._fit(labels, seed, None)
+
+    def _continue(
+        self, labels: Labels, seed: int, start: Start
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        start.check_new_rows()
+        network = _network(start.weights)
+        if network.hidden != self._hidden:
+            raise Unfit(f"the earlier fit has {network.hidden} hidden units, not {self._hidden}")
+        return self._fit(labels, seed, _said_again(network, start))
+
+    def _fit(
+        self, labels: Labels, seed: int, start: WarmNetwork | None
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         width = max(labels.F.shape[1], labels.G.shape[1], 1)
         network, report = fit(
             _padded(labels.F, width),
@@ -41,6 +56,7 @@ class Mlp(SideEstimator):
             architecture="mlp",
             hidden=self._hidden,
             seed=seed,
+            start=start,
         )
         return _arrays(network), _facts(network, report)
 
@@ -117,6 +133,23 @@ class MlpPaper:
         if self._network is None:
             raise ValueError(f"{self.name} is not fitted")
         return self._network
+
+
+def _said_again(network: InfluenceNetwork, start: Start) -> WarmNetwork:
+    """The earlier network on the new coordinates and the new scale of the labels."""
+    d, W1 = network.dimension, network.W1.astype(np.float64)
+    W1r = W1[:, : start.rows.T.shape[1]]
+    W1c = W1[:, d : d + start.columns.T.shape[1]]
+    row, column = W1r @ start.rows.T.T, W1c @ start.columns.T.T
+    width = max(row.shape[1], column.shape[1], 1)
+    return WarmNetwork(
+        _padded(row, width),
+        _padded(column, width if column.shape[1] else 0),
+        network.b1 + W1r @ start.rows.t + W1c @ start.columns.t,
+        network.W2 * (network.scale * start.ratio),
+        (network.b2 * network.scale + network.shift) * start.ratio,
+        start.new_rows,
+    )
 
 
 def _arrays(network: InfluenceNetwork) -> dict[str, npt.NDArray[Any]]:

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nncift_core.estimator.baselines import ShrunkMeans
-from nncift_core.estimator.contract import Features, Float32, Float64, Int64, checked_labels
+from nncift_core.estimator.contract import Estimator, Features, Float32, Float64, Int64, checked_labels
 from nncift_core.estimator.scaling import MAX_AXES, LinearMean, Side
+from nncift_core.estimator.warm import Moved, Start, Unfit
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -107,13 +108,19 @@ class SideEstimator(ABC):
             F = self._rows.coordinates(features.rows, rows).astype(np.float64)
             G = self._columns.coordinates(features.columns, columns).astype(np.float64)
             labels = Labels(F, G, row, column, (residual - shift) / self._spread)
-            self._weights, self._facts = self._learn(labels, seed)
+            self._weights, self._facts = self._learned(labels, seed, features, rows, columns)
         self._known = ShrunkMeans()
         left = z - self._side_pairs(features, i, j)
         self._known.fit(features, i, j, left)
         counts = {"labels": len(z), "labelled_rows": len(rows), "labelled_columns": len(columns)}
         self._facts = counts | self._facts
         return self
+
+    def _learned(
+        self, labels: Labels, seed: int, features: Features, rows: Int64, columns: Int64
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """Weights and facts of the model of the labelled `rows` and `columns` of `features`."""
+        return self._learn(labels, seed)
 
     def predict(self, features: Features) -> Float32:
         """[R, C]."""
@@ -196,6 +203,66 @@ class SideEstimator(ABC):
         """What rows [R] and columns [C] keep, the mean with the rows."""
         row, column = self._known.effects(features)
         return (self._known.mean + row).astype(np.float32), column.astype(np.float32)
+
+
+class WarmSides(SideEstimator):
+    """An estimator of the sides that can begin at an earlier fit (`warm.WarmStarting`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._previous: Estimator | None = None
+
+    @abstractmethod
+    def _continue(
+        self, labels: Labels, seed: int, start: Start
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """As `_learn`, from `start`; raises Unfit for a start of another size, or with too little new."""
+
+    def warm(self, previous: Estimator) -> Self:
+        """As `WarmStarting.warm`."""
+        self._previous = previous
+        return self
+
+    def fit(self, features: Features, i: Int64, j: Int64, values: npt.NDArray[Any], *, seed: int) -> Self:
+        """As `SideEstimator.fit`; a start serves one fit."""
+        try:
+            return super().fit(features, i, j, values, seed=seed)
+        finally:
+            self._previous = None
+
+    def _learned(
+        self, labels: Labels, seed: int, features: Features, rows: Int64, columns: Int64
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        if self._previous is None:
+            return self._learn(labels, seed)
+        try:
+            start = self._start(labels, features, rows, columns)
+            weights, facts = self._continue(labels, seed, start)
+        except Unfit as reason:
+            weights, facts = self._learn(labels, seed)
+            return weights, facts | {"warm_start": f"no: {reason}"}
+        return weights, facts | {"warm_start": "yes"}
+
+    def _start(self, labels: Labels, features: Features, rows: Int64, columns: Int64) -> Start:
+        """The earlier fit in terms of the new labels; raises Unfit for one of another kind."""
+        old: Any = self._previous
+        if type(old) is not type(self):
+            raise Unfit(f"the earlier fit is {old.name!r}, not {self.name!r}")
+        if not old._weights:
+            raise Unfit("the earlier labels left nothing to learn")
+        for mine, its in ((self._rows, old._rows), (self._columns, old._columns)):
+            if mine.names != its.names or mine.mean.shape != its.mean.shape:
+                raise Unfit(f"the earlier fit read {list(its.names)} of other sizes or names")
+        known = np.isin(features.row_ids[rows], old._known.rows)
+        F, G = old._rows.coordinates(features.rows, rows), old._columns.coordinates(features.columns, columns)
+        return Start(
+            old._weights,
+            old._facts,
+            Moved.of(labels.F, F.astype(np.float64)),
+            Moved.of(labels.G, G.astype(np.float64)),
+            old._spread / self._spread,
+            ~known,
+        )
 
 
 class InnerProduct(SideEstimator):

@@ -63,6 +63,27 @@ class FitReport:
     most_epochs: int | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class WarmNetwork:
+    """Where a fit of `mlp` begins instead of at random weights, and what may be held out.
+
+    W1r [hidden, d], W1c [hidden, d_column], b1 [hidden], W2 [1, hidden], b2 [1]: of standardised targets;
+    new_rows: of each row up to the last labelled one, whether these weights have seen no label of it.
+    """
+
+    W1r: npt.NDArray[Any]
+    W1c: npt.NDArray[Any]
+    b1: npt.NDArray[Any]
+    W2: npt.NDArray[Any]
+    b2: npt.NDArray[Any]
+    new_rows: npt.NDArray[np.bool_]
+
+    def parameters(self) -> Parameters:
+        """For training."""
+        parts = (self.W1r, self.W1c, self.b1, self.W2, self.b2)
+        return [torch.tensor(x, dtype=torch.float32).requires_grad_() for x in parts]
+
+
 @dataclass(frozen=True)
 class _Recipe:
     learning_rate: float
@@ -84,6 +105,7 @@ def fit(
     hidden: int = 100,
     seed: int,
     progress: Progress | None = None,
+    start: WarmNetwork | None = None,
 ) -> tuple[InfluenceNetwork, FitReport]:
     """Fit `net(e_i ++ e_j) ~ influence(i, j)` by mean squared error.
 
@@ -97,33 +119,37 @@ def fit(
     than 6,000,000 labels) on 20 % of the labelled rows held out whole, the best weights restored.
     With fewer than 5 rows pairs are held out, with fewer than 5 pairs none.
 
+    start: of `mlp`, weights to begin at. Then only rows that are new to them are held out: as many as
+    without a start, but at most half of the new ones.
+
     Below a million weights one torch thread trains. Equal arguments (and, above, an equal number of threads)
     give equal weights, whatever torch's global seed. Values that are all equal give a network that predicts
     them. `progress(epochs done, at most)` follows each epoch.
     Raises ValueError for an unknown architecture, no labels, shapes or indices that do not fit, and
     non-finite values (with their count).
     """
-    start = time.perf_counter()
+    began = time.perf_counter()
     z = _checked(row_embeddings, column_embeddings, row_index, column_index, values)
     if architecture not in ("mlp", "mlp-paper") or hidden < 1:
         raise ValueError(f"unknown architecture {architecture!r} with {hidden} hidden units")
     scaling, shift, scale = _scaling(z, architecture)
     if z.min() == z.max() or scale == 0:
         network = _constant(row_embeddings.shape[1], column_embeddings.shape[1], hidden, float(z[0]))
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - began
         return network, FitReport(architecture, 0, 0, 0.0, None, seconds, len(z), **scaling)
 
     generator = torch.Generator().manual_seed(seed)
     labels = Labels.of(row_embeddings, column_embeddings, row_index, column_index, (z - shift) / scale)
     train, held_out = torch.arange(len(z)), torch.arange(0)
     if architecture == "mlp":
-        train, held_out = _split(labels.row_index, generator)
+        train, held_out = _split(labels.row_index, generator, None if start is None else start.new_rows)
     recipe = _recipe(architecture, len(train))
     # A caller's no_grad or inference mode must not reach the training.
     width = row_embeddings.shape[1] + column_embeddings.shape[1]
     with torch.inference_mode(False), torch.enable_grad(), one_thread(width * hidden):
-        parameters = _initial(row_embeddings.shape[1], column_embeddings.shape[1], hidden, generator)
-        epochs, best_epoch = _train(parameters, labels, train, held_out, recipe, generator, progress)
+        d, e, warm = row_embeddings.shape[1], column_embeddings.shape[1], start is not None
+        parameters = start.parameters() if start else _initial(d, e, hidden, generator)
+        epochs, best_epoch = _train(parameters, labels, train, held_out, recipe, generator, progress, warm)
         report = FitReport(
             architecture=architecture,
             epochs=epochs,
@@ -132,7 +158,7 @@ def fit(
             validation_mse=mean_squared_error(parameters, labels, held_out) * scale**2
             if len(held_out)
             else None,
-            seconds=time.perf_counter() - start,
+            seconds=time.perf_counter() - began,
             n_labels=len(z),
             n_validation=len(held_out),
             most_epochs=recipe.epochs,
@@ -140,7 +166,6 @@ def fit(
         )
     W1r, W1c, b1, W2, b2 = (p.detach().numpy() for p in parameters)
     W1 = np.concatenate([W1r, W1c], axis=1)
-    d = row_embeddings.shape[1]
     return InfluenceNetwork.from_weights(W1, b1, W2, b2, dimension=d, scale=scale, shift=shift), report
 
 
@@ -183,10 +208,19 @@ def _constant(dimension: int, column_dimension: int, hidden: int, value: float) 
     return InfluenceNetwork.from_weights(W1, *zeros, dimension=dimension, shift=value)
 
 
-def _split(row_index: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Label positions to fit and to hold out: a fifth of the rows, else of the pairs, else nothing."""
+def _split(
+    row_index: torch.Tensor, generator: torch.Generator, new_rows: npt.NDArray[np.bool_] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Label positions to fit and to hold out: a fifth of the rows, else of the pairs, else nothing.
+
+    With `new_rows` half of these, but no more than a fifth of all.
+    """
     n_rows, n_pairs = int(row_index.max()) + 1, len(row_index)
-    if n_rows >= _MINIMUM_FOR_SPLIT:
+    if new_rows is not None:
+        new = torch.from_numpy(np.flatnonzero(new_rows))
+        order = torch.randperm(len(new), generator=generator)
+        held = torch.isin(row_index, new[order[: min(round(0.2 * n_rows), len(new) // 2)]])
+    elif n_rows >= _MINIMUM_FOR_SPLIT:
         held_rows = torch.randperm(n_rows, generator=generator)[: round(0.2 * n_rows)]
         held = torch.isin(row_index, held_rows)
     else:
@@ -225,8 +259,9 @@ def _train(
     recipe: _Recipe,
     generator: torch.Generator,
     progress: Progress | None,
+    warm: bool,
 ) -> tuple[int, int]:
-    """Train `parameters` in place; (epochs run, epoch whose weights were kept)."""
+    """Train `parameters` in place; (epochs run, epoch whose weights were kept: of a warm start 0, too)."""
     # AdamW without decay is Adam.
     optimizer = torch.optim.AdamW(
         parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -236,6 +271,9 @@ def _train(
     buffer = torch.empty(0)
     best, best_epoch, epoch = math.inf, 0, 0
     kept: Parameters = []
+    if warm and len(held_out):
+        best = mean_squared_error(parameters, labels, held_out)
+        kept = [p.detach().clone() for p in parameters]
     for epoch in range(1, recipe.epochs + 1):
         for batch in (train[at] for at in batches.epoch(generator)):
             optimizer.zero_grad()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from nncift_core.estimator.contract import Float32
+from nncift_core.estimator.contract import Float32, Int64
 from nncift_core.estimator.linear import folds
-from nncift_core.estimator.sides import Arrays, InnerProduct, Labels
+from nncift_core.estimator.sides import Arrays, InnerProduct, Labels, WarmSides
+from nncift_core.estimator.warm import Bool, Start
 
 RANK = 8
 _FOLDS = 5
@@ -24,36 +25,68 @@ _DECAY = 0.03
 _START = 0.1
 _MAX_GRADIENT = 1.0
 
+_NAMES = ("U", "V", "u", "v", "b")
+
 Towers = list[torch.Tensor]
 
 
-class TwoTower(InnerProduct):
+class TwoTower(InnerProduct, WarmSides):
     """`<U f_i, V g_j> + u f_i + v g_j + b` with towers of 8 dimensions, beside the linear mean of the pairs.
 
     Gradient descent with momentum and weight decay on all labels at once (which learns the directions of
     most variance first; Adam takes all at the same pace and ranks unseen rows worse). The number of steps,
     at most 300, is the one with the least mean squared error on held-out rows x held-out columns, over 5
     splits (2 above 20,000 labels; 50 steps without a better one end the search); the towers are then
-    trained for so many steps on all labels.
+    trained for so many steps on all labels. A warm start begins at the earlier towers; then only rows that
+    are new to them are held out.
     """
 
     name = "two-tower"
 
     def _learn(self, labels: Labels, seed: int) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-        with torch.inference_mode(False), torch.enable_grad():
-            curve = _curve(labels, seed)
-            steps = int(np.argmin(curve)) if curve else 0
-            towers = _start(labels, seed)
-            run = _train(towers, labels)
-            for _ in range(steps + 1 if steps else 0):
-                next(run)
-        mse = curve[steps] if curve else None
-        names = ("U", "V", "u", "v", "b")
-        weights = {name: x.detach().numpy().copy() for name, x in zip(names, towers, strict=True)}
-        return weights, {"rank": RANK, "steps": steps, "held_out_mse": mse}
+        return _fit(labels, seed, lambda part: _start(part, seed), None)
+
+    def _continue(
+        self, labels: Labels, seed: int, start: Start
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        start.check_new_rows()
+        return _fit(labels, seed, lambda part: _said_again(start, part), start.new_rows)
 
     def _vectors(self, weights: Arrays, F: Float32, G: Float32) -> tuple[Float32, Float32]:
         return _sides(weights, F, G)
+
+
+def _fit(
+    labels: Labels, seed: int, start: Callable[[Labels], Towers], new_rows: Bool | None
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Weights and facts; new_rows [L_r]: the rows that may be held out, all when None."""
+    with torch.inference_mode(False), torch.enable_grad():
+        curve = _curve(labels, seed, start, new_rows)
+        steps = int(np.argmin(curve)) if curve else 0
+        towers = start(labels)
+        run = _train(towers, labels)
+        for _ in range(steps + 1 if steps else 0):
+            next(run)
+    mse = curve[steps] if curve else None
+    weights = {name: x.detach().numpy().copy() for name, x in zip(_NAMES, towers, strict=True)}
+    return weights, {"rank": RANK, "steps": steps, "held_out_mse": mse}
+
+
+def _said_again(start: Start, labels: Labels) -> Towers:
+    """The earlier towers on the new coordinates and the new scale of `labels`, all centred."""
+    U, V, u, v, b = (start.weights[name].astype(np.float64) for name in _NAMES)
+    rows, columns = start.rows.of_part(labels.F.mean(axis=0)), start.columns.of_part(labels.G.mean(axis=0))
+    root = np.sqrt(start.ratio)
+    # With f_old = f T + t and g_old = g S + s, the products of t and s with the towers are linear parts.
+    tU, sV = rows.t @ U, columns.t @ V
+    parts = [
+        rows.T @ U * root,
+        columns.T @ V * root,
+        rows.T @ (u + (U @ sV)[:, None]) * start.ratio,
+        columns.T @ (v + (V @ tU)[:, None]) * start.ratio,
+        (b + rows.t @ u + columns.t @ v + tU @ sV) * start.ratio - labels.z.mean(),
+    ]
+    return [torch.tensor(x, dtype=torch.float32).requires_grad_() for x in parts]
 
 
 def _sides(weights: Arrays, F: Float32, G: Float32) -> tuple[Float32, Float32]:
@@ -111,11 +144,14 @@ def _tensors(labels: Labels) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(x if x.dtype == np.int64 else x.astype(np.float32)) for x in arrays)
 
 
-def _curve(labels: Labels, seed: int) -> list[float]:
+def _curve(
+    labels: Labels, seed: int, start: Callable[[Labels], Towers], new_rows: Bool | None
+) -> list[float]:
     """Mean squared error on held-out rows x held-out columns after 0, 1, .. steps; empty when too few."""
     runs = []
-    for part, held_out in _splits(labels, seed):
-        runs.append((len(held_out.z), _train(_start(part, seed), part, held_out)))
+    for part, held_out in _splits(labels, seed, new_rows):
+        run = _train(start(part), part.centred_as(part), held_out.centred_as(part))
+        runs.append((len(held_out.z), run))
     count = sum(n for n, _ in runs)
     curve: list[float] = []
     while count and len(curve) <= min(_STEPS, int(np.argmin(curve or [0])) + _PATIENCE):
@@ -123,10 +159,10 @@ def _curve(labels: Labels, seed: int) -> list[float]:
     return curve
 
 
-def _splits(labels: Labels, seed: int) -> Iterator[tuple[Labels, Labels]]:
-    """Labels to train on, and held-out ones of other rows and other columns."""
+def _splits(labels: Labels, seed: int, new_rows: Bool | None) -> Iterator[tuple[Labels, Labels]]:
+    """Labels to train on, and held-out ones of other rows and other columns; not yet centred."""
     m, n = len(labels.F), len(labels.G)
-    of_row = folds(m, _FOLDS, seed)
+    of_row = folds(m, _FOLDS, seed) if new_rows is None else _folds_among(new_rows, seed)
     # A single column cannot be held out: it stays on both sides.
     of_column = folds(n, _FOLDS, seed + 1) if n > 1 else None
     splits = min(m, _FOLDS) if len(labels.z) <= _MANY_LABELS else 2
@@ -137,4 +173,11 @@ def _splits(labels: Labels, seed: int) -> Iterator[tuple[Labels, Labels]]:
             train, test = train & ~column_out, test & column_out
         if train.any() and test.any():
             part, held_out = labels.take(np.flatnonzero(train)), labels.take(np.flatnonzero(test))
-            yield part.centred_as(part), held_out.centred_as(part)
+            yield part, held_out
+
+
+def _folds_among(new_rows: Bool, seed: int) -> Int64:
+    """A fold for each new row, -1 for the others."""
+    out = np.full(len(new_rows), -1, np.int64)
+    out[new_rows] = folds(int(new_rows.sum()), _FOLDS, seed)
+    return out

@@ -17,12 +17,13 @@ from nncift_core.estimator.choice import choose, split_audit
 from nncift_core.estimator.contract import Estimator, Features
 from nncift_core.estimator.registry import make, name_of, possible
 from nncift_core.estimator.saving import load, save
-from nncift_core.estimator.training import FIT_VERSION
+from nncift_core.estimator.warm import WarmStarting
 from nncift_core.hashing import digest
-from nncift_core.pipeline.estimator_features import features_key, load_features, readable
+from nncift_core.pipeline.estimator_features import feature_files, load_features, readable
 from nncift_core.pipeline.exact import ExactPlan, exact_values
 from nncift_core.pipeline.kernels import needs_kernel, settle_kernel
 from nncift_core.pipeline.problem import Problem
+from nncift_core.pipeline.warm import Earlier, earlier_fit, fit_settings
 from nncift_core.store.files import is_intact, publish, read_manifest, verify
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.segments import rectangles
@@ -52,29 +53,25 @@ class Known:
 
 
 def estimator_key(problem: Problem, plan: ExactPlan, architecture: str | None = None) -> str:
-    """Identity of a fit: function, features, labels, architecture, seed, algorithm version; of a choice
-    among candidates also what it is made by; of what may be a network, the kernel that predicts here.
-    architecture: another one than the config's."""
+    """Identity of a fit: its settings, its labels; of what may be a network, the kernel that predicts here;
+    of a fit that starts from an earlier one, that one. architecture: another one than the config's."""
+    return _identity(problem, plan, architecture)[0]
+
+
+def _identity(problem: Problem, plan: ExactPlan, architecture: str | None) -> tuple[str, Earlier]:
+    """The key of a fit, and what it starts from."""
     c = problem.config
     name = architecture or c.estimator.architecture
-    parts: dict[str, Any] = {
-        "function": problem.keys.values,
-        "features": features_key(problem),
+    earlier = earlier_fit(problem, plan, name)
+    parts = fit_settings(problem, name) | {
         "design": plan.design.ref.key,
         "labels": digest([part.tolist() for part in plan.labels()]),
-        "architecture": name,
-        "hidden": c.estimator.hidden,
-        "seed": c.seed,
-        "version": FIT_VERSION,
     }
-    if name == "auto":
-        # Not the audit pairs: a growing pool draws others, and its estimator is to last as its labels do.
-        s = c.selection
-        budget = s.count if s.count is not None else s.share
-        parts["choice"] = [c.estimator.candidates, c.resolve_rule(), budget]
     if needs_kernel(c, name):
         parts["kernel"] = settle_kernel(problem.ws, c.estimator.hidden)
-    return digest(parts)
+    if earlier.ref is not None:
+        parts["warm_from"] = earlier.ref.key
+    return digest(parts), earlier
 
 
 def choosing(problem: Problem, plan: ExactPlan) -> npt.NDArray[np.bool_]:
@@ -122,14 +119,20 @@ def train(
 ) -> EstimatorRef:
     """Fit the configured estimator (or the best candidate, or `architecture`) on the labels; store it.
 
-    Raises UserError for an architecture that these features cannot serve.
+    Where the labels extend an earlier design it starts from the fit on that (`warm.earlier_fit`).
+    Raises UserError for an architecture that these features cannot serve, RunError when what it would start
+    from went away since `key` was made.
     """
     c = problem.config
     name = architecture or c.estimator.architecture
+    now, earlier = _identity(problem, plan, architecture)
+    if now != key:
+        raise RunError("the estimator that this fit was to start from has changed; run again")
+    fitted = earlier.keep or name
     everything, labels, audit = known_values(problem, plan, choosing(problem, plan))
     features = read_by(c, name, everything)
-    about: dict[str, Any] = {}
-    if name == "auto":
+    about: dict[str, Any] = {"reason": earlier.told}
+    if fitted == "auto":
         given = (audit.i, audit.j, audit.values) if len(audit.i) else None
         stand = candidates(c, features)
         estimator, choice = choose(
@@ -144,18 +147,27 @@ def train(
             seed=c.seed,
             progress=_counted(progress, len(stand)),
         )
-        about = {"reason": choice.reason, "candidates": choice.as_rows()}
+        reason = f"{earlier.told}; {choice.reason}" if earlier.told else choice.reason
+        about = {"reason": reason, "candidates": choice.as_rows()}
     else:
-        obstacle = possible(name, features)
-        if obstacle is not None:
-            raise UserError(
-                f"{name!r} cannot be fitted here: {obstacle}",
-                field="estimator.architecture",
-                mend='Choose another one, or "auto".',
-            )
-        estimator = make(name, hidden=c.estimator.hidden)
+        estimator = _made(c, fitted, features)
+        if earlier.ref is not None and isinstance(estimator, WarmStarting):
+            estimator.warm(load_estimator(problem, earlier.ref))
         estimator.fit(features, labels.i, labels.j, labels.values, seed=c.seed)
-    return _publish(problem, plan, key, estimator, len(labels.i), name == "auto", about)
+    settings = digest(fit_settings(problem, name))
+    chosen = name == "auto"
+    return _publish(problem, plan, key, estimator, len(labels.i), chosen, about, earlier.ref, settings)
+
+
+def _made(config: Config, name: str, features: Features) -> Estimator:
+    obstacle = possible(name, features)
+    if obstacle is not None:
+        raise UserError(
+            f"{name!r} cannot be fitted here: {obstacle}",
+            field="estimator.architecture",
+            mend='Choose another one, or "auto".',
+        )
+    return make(name, hidden=config.estimator.hidden)
 
 
 def read_by(config: Config, name: str, features: Features) -> Features:
@@ -199,7 +211,10 @@ def _publish(
     labels: int,
     chosen: bool,
     about: dict[str, Any],
+    start: EstimatorRef | None,
+    settings: str,
 ) -> EstimatorRef:
+    """settings: what a later fit on more labels finds this one by."""
     path = problem.ws.network_file(key)
     ref = EstimatorRef(
         key=key,
@@ -211,8 +226,10 @@ def _publish(
         about=estimator.describe(),
         reason=about.get("reason", ""),
         candidates=tuple(about.get("candidates", ())),
+        warm_from=start.key if start else "",
     )
     rows = np.unique(plan.labels()[0])
+    before = (start.path,) if start else ()
     publish(
         problem.ws.root,
         path,
@@ -221,8 +238,13 @@ def _publish(
         key=key,
         rows=labels,
         producer="train-influence-network",
-        parents=(plan.design.ref.path, *problem.exact_store.files(rows), *problem.vectors("row").files(rows)),
-        meta={"reference": ref.model_dump()},
+        parents=(
+            plan.design.ref.path,
+            *before,
+            *problem.exact_store.files(rows),
+            *feature_files(problem, rows, np.unique(plan.labels()[1])),
+        ),
+        meta={"reference": ref.model_dump(), "settings": settings},
     )
     return ref
 
@@ -254,7 +276,8 @@ def estimate_shard(
     estimator = load_estimator(problem, ref)
     rows = np.array(shard.rows, np.int64)
     computed = 0
-    with TileWriter(store, producer="estimate-influence", parents=(ref.path,)) as writer:
+    parents = (ref.path, *feature_files(problem, rows, problem.columns))
+    with TileWriter(store, producer="estimate-influence", parents=parents) as writer:
         for columns in problem.column_shards:
             missing = ~store.coverage(rows, columns)
             if not missing.any():

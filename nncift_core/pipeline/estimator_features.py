@@ -189,6 +189,23 @@ def load_features(problem: Problem, row_ids: Int64, column_ids: Int64) -> Featur
     return MatrixFeatures(problem, column_ids).of(row_ids)
 
 
+def feature_files(problem: Problem, row_ids: Int64, column_ids: Int64) -> tuple[str, ...]:
+    """Paths, sorted, of the stored vectors that `load_features` reads of these rows [R] and columns [C]."""
+    groups = groups_of(problem.config)
+    found: set[str] = set()
+    sides: dict[Side, Int64] = {"row": row_ids}
+    if not problem.config.pointwise:
+        sides["column"] = column_ids
+    for side, ids in sides.items():
+        if EMBEDDING in groups or COSINE in groups:
+            found.update(problem.vectors(side).files(ids))
+        if RESPONSE in groups:
+            found.update(problem.response_vectors(side).files(ids))
+        if not set(FORWARD).isdisjoint(groups):
+            found.update(problem.forward_store.files(ids))
+    return tuple(sorted(found))
+
+
 class MatrixFeatures:
     """`load_features` for one set of columns [C], read once, and one block of rows after another."""
 

@@ -15,12 +15,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from nncift_core.config import Config
 from nncift_core.estimator.labels import (
-    BlockDesign,
     Str,
-    audit_pairs,
-    audit_unlabelled,
     block_of,
     pairs_isin,
     positions,
@@ -28,12 +24,15 @@ from nncift_core.estimator.labels import (
     scattered_pairs,
 )
 from nncift_core.influence.contract import Float32, InfluenceFunction, Rows, Side
+from nncift_core.pipeline.audit import audit_of
+from nncift_core.pipeline.audit import audit_size as audit_size
 from nncift_core.pipeline.exact_shards import ExactShard as ExactShard
 from nncift_core.pipeline.exact_shards import exact_values as exact_values
 from nncift_core.pipeline.exact_shards import pair_shard, pairs_of, pieces, stored_values, tile_shard
 from nncift_core.pipeline.labelling import label_costs, planned_labels
 from nncift_core.pipeline.problem import Problem
-from nncift_core.store.designs import Drawn, LabelCost, StoredDesign, find_or_make
+from nncift_core.pipeline.state import state_list
+from nncift_core.store.designs import Drawn, LabelCost, StoredDesign, find_or_make, load_design
 from nncift_core.store.segments import rectangles
 
 Int64 = npt.NDArray[np.int64]
@@ -71,19 +70,25 @@ class ExactPlan:
         return pairs_of([s for s in self.shards if s.purpose == "label"])
 
 
-def audit_size(config: Config, n_rows: int, n_columns: int, labelled: int) -> int:
-    """Audit pairs of a run; of a pointwise function at most half of what is not labelled, for pairs are rows
-    there, and an audit of all of them would leave nothing to estimate."""
-    left = n_rows * n_columns - labelled
-    return min(config.influence.audit_pairs, left // 2 if config.pointwise else left)
-
-
 def plan_exact(problem: Problem) -> ExactPlan:
     """Draw (or keep) the labels, draw the audit, and find what is missing by anti-join."""
     store = problem.exact_store
     store.refresh()
+    design = _design(problem)
+    shards = _pair_labels(problem, design) if design.kind == "scattered" else _tile_labels(problem, design)
+    audit_rows, audit_columns = audit_of(problem, design, sum(s.pairs for s in shards))
+    for start in range(0, len(audit_rows), AUDIT_SHARD):
+        r, k = audit_rows[start : start + AUDIT_SHARD], audit_columns[start : start + AUDIT_SHARD]
+        shards.append(pair_shard(store, f"audit {start // AUDIT_SHARD}", r, k, "audit"))
+    return ExactPlan(design, audit_rows, audit_columns, tuple(shards))
+
+
+def _design(problem: Problem) -> StoredDesign:
+    """The design that a refresh goes on from, else the one that fits the data best, or a new one."""
+    if problem.refresh is not None and not problem.all_exact:
+        return load_design(problem.ws, problem.family(), problem.refresh.design)
     growth = 0.0 if problem.all_exact else problem.config.estimator.refit_growth
-    design = find_or_make(
+    return find_or_make(
         problem.ws,
         problem.family(),
         problem.rows,
@@ -92,12 +97,6 @@ def plan_exact(problem: Problem) -> ExactPlan:
         lambda rows, columns: draw_labels(problem, rows, columns),
         problem.valued,
     )
-    shards = _pair_labels(problem, design) if design.kind == "scattered" else _tile_labels(problem, design)
-    audit_rows, audit_columns = _audit(problem, design, sum(s.pairs for s in shards))
-    for start in range(0, len(audit_rows), AUDIT_SHARD):
-        r, k = audit_rows[start : start + AUDIT_SHARD], audit_columns[start : start + AUDIT_SHARD]
-        shards.append(pair_shard(store, f"audit {start // AUDIT_SHARD}", r, k, "audit"))
-    return ExactPlan(design, audit_rows, audit_columns, tuple(shards))
 
 
 def draw_labels(problem: Problem, rows: Int64, columns: Int64) -> Drawn:
@@ -148,17 +147,6 @@ def _pair_labels(problem: Problem, design: StoredDesign) -> list[ExactShard]:
     return shards
 
 
-def _audit(problem: Problem, design: StoredDesign, labelled: int) -> tuple[Int64, Int64]:
-    rows, columns, seed = problem.rows, problem.columns, problem.config.seed
-    n = 0 if problem.all_exact else audit_size(problem.config, len(rows), len(columns), labelled)
-    if not n:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    if design.kind == "scattered":
-        return audit_unlabelled(rows, columns, design.pair_rows, design.pair_columns, n, seed)
-    labels = BlockDesign(rows=design.label_rows, columns=design.label_columns)
-    return audit_pairs(rows, columns, labels, n, seed)
-
-
 def compute_exact(
     problem: Problem, function: InfluenceFunction, shard: ExactShard, progress: Progress | None = None
 ) -> int:
@@ -175,7 +163,7 @@ class _Work:
     def __init__(self, problem: Problem, function: InfluenceFunction, progress: Progress | None) -> None:
         self.problem, self.function, self.progress = problem, function, progress
         self.store = problem.exact_store
-        self.parents = problem.valued
+        self.parents = (*problem.valued, *state_list(problem))
         self.counted = Counter(function.counters)
         self.pointwise = function.kind == "pointwise"
         costly = self.pointwise or function.cost.per_pair > 0

@@ -18,6 +18,7 @@ from nncift_core.influence.contract import InfluenceFunction, Side
 from nncift_core.influence.registry import implementation
 from nncift_core.pipeline.exact import ExactPlan
 from nncift_core.pipeline.problem import SIDES, Problem
+from nncift_core.pipeline.state import state_list
 
 Int64 = npt.NDArray[np.int64]
 
@@ -79,5 +80,5 @@ def compute_features(
         values = function.features(rows, shard.side, progress)
         counts = dict(Counter(function.counters) - counted)
         counted = Counter(function.counters)
-        store.write(piece, values, problem.valued, counts)
+        store.write(piece, values, (*problem.valued, *state_list(problem)), counts)
     return len(ids)

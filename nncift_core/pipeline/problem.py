@@ -17,8 +17,8 @@ from nncift_core.influence.contract import Rows, Side
 from nncift_core.influence.registry import function_key
 from nncift_core.language_models import language_model_key
 from nncift_core.pipeline.labelling import label_fraction, label_rule, planned_labels
-from nncift_core.store.datasets import Dataset
-from nncift_core.store.references import DatasetRef
+from nncift_core.store.datasets import Dataset, version_contents
+from nncift_core.store.references import DatasetRef, Refresh
 from nncift_core.store.segments import SegmentStore
 from nncift_core.store.vectors import VectorStore
 from nncift_core.store.workspace import Workspace
@@ -97,17 +97,26 @@ class Problem:
     Rows of the matrix are distinct contents of the pool, then those of `selection.existing` that the
     pool lacks; columns are distinct contents of the targets. Views and selection expand to rows.
     A pointwise function has one column, `POINTWISE`, which is no content; its target rows are not valued.
+    refresh: the earlier run that a recurring one goes on from, whose label design it keeps.
     """
 
     ws: Workspace
     config: Config
     keys: Keys
     datasets: tuple[Dataset, ...]
+    refresh: Refresh | None = None
 
     @classmethod
-    def load(cls, ws: Workspace, config: Config, keys: Keys, refs: list[DatasetRef]) -> Problem:
+    def load(
+        cls,
+        ws: Workspace,
+        config: Config,
+        keys: Keys,
+        refs: list[DatasetRef],
+        refresh: Refresh | None = None,
+    ) -> Problem:
         """From references; raises IntegrityError when a stored file is damaged."""
-        return cls(ws, config, keys, tuple(Dataset(ws, r) for r in refs))
+        return cls(ws, config, keys, tuple(Dataset(ws, r) for r in refs), refresh)
 
     def of_role(self, role: str) -> list[Dataset]:
         """The data sets of one role."""
@@ -147,6 +156,19 @@ class Problem:
     def columns(self) -> Int64:
         """Column contents [N] in order of arrival."""
         return np.concatenate(self.column_shards)
+
+    @cached_property
+    def known(self) -> tuple[Int64, Int64]:
+        """Contents of the rows [M'] and columns [N'] that the earlier run of a refresh had, or all."""
+        if self.refresh is None:
+            return self.rows, self.columns
+        found: dict[str, list[Int64]] = {role: [] for role in ("pool", "existing", "target", "test")}
+        for ref in self.refresh.datasets:
+            found[ref.role].append(version_contents(self.ws, ref))
+        rows = np.unique(np.concatenate([*found["pool"], *found["existing"]]))
+        if self.config.pointwise:
+            return rows, self.columns
+        return rows, np.unique(np.concatenate(found["target"] or found["pool"]))
 
     @cached_property
     def target_contents(self) -> Int64:
@@ -247,6 +269,15 @@ class Problem:
         vectors = self.embeddings(content_ids, side) if "embedding" in needs else None
         features = self.features(side).load(content_ids) if "features" in needs else None
         return Rows(content_ids, tuple(p for p, _ in pairs), tuple(r for _, r in pairs), vectors, features)
+
+    def look_again(self) -> None:
+        """Let the stores that are open see what other processes have written since."""
+        for name in ("_vectors", "_response_vectors", "_features"):
+            for store in self.__dict__.get(name, {}).values():
+                store.refresh()
+        for name in ("forward_store", "exact_store"):
+            if name in self.__dict__:
+                self.__dict__[name].refresh()
 
     def family(self) -> str:
         """Under which key label designs of this job are kept."""

@@ -117,6 +117,7 @@ def result_record(
             "function_key": problem.keys.values,
             "encoder_key": problem.keys.encoder,
             "design": plan.design.kind,
+            "design_key": plan.design.ref.key,
             "predictor": ref.architecture if ref else None,
             "learned": ref.learned if ref else True,
             "half_width": facts.get("interval_half_width"),

@@ -21,9 +21,9 @@ from nncift_core.hashing import digest, hash_rank
 from nncift_core.influence.contract import InfluenceFunction
 from nncift_core.influence.registry import Stateful, implementation
 from nncift_core.pipeline.problem import Keys, Problem
-from nncift_core.store.designs import StoredDesign, find, find_or_make
+from nncift_core.store.designs import StoredDesign, find, find_or_make, note_design
 from nncift_core.store.files import locked
-from nncift_core.store.folders import files_of, is_whole, publish_folder
+from nncift_core.store.folders import LIST, files_of, is_whole, publish_folder
 from nncift_core.store.workspace import Workspace
 
 Int64 = npt.NDArray[np.int64]
@@ -34,12 +34,14 @@ _NO_COLUMNS = np.zeros(1, np.int64)
 
 @dataclass(frozen=True)
 class State:
-    """Which rows [k] a state is fitted on, under which key, whether it is stored; kept: from another pool."""
+    """Which rows [k] a state is fitted on, under which key, whether it is stored; kept: from another pool;
+    design: path of the draw."""
 
     key: str
     rows: Int64
     ready: bool
     kept: bool = False
+    design: str = ""
 
 
 def needs_state(config: Config) -> bool:
@@ -68,7 +70,18 @@ def plan_state(problem: Problem) -> State:
     growth = _growth(config)
     design: StoredDesign = find_or_make(ws, _family(config, keys), pool, _NO_COLUMNS, growth, draw, parents)
     found = _settle(ws, config, keys, design.label_rows, pool)
-    return replace(found, kept=found.ready and design.ref.reused)
+    return replace(found, kept=found.ready and design.ref.reused, design=design.ref.path)
+
+
+def keep_state(ws: Workspace, config: Config, keys: Keys, before: Int64, pool: Int64) -> None:
+    """Let runs over `pool` (content ids) use the costly state that runs over the pool `before` use, whatever
+    share of it came or went: everything computed with it stays."""
+    if not needs_state(config) or not cast(Stateful, implementation(config)).state_is_costly:
+        return
+    family = _family(config, keys)
+    design = find(ws, family, before, _NO_COLUMNS, _growth(config))
+    if design is not None:
+        note_design(ws, family, pool, _NO_COLUMNS, design.ref.key)
 
 
 def fit_state(
@@ -95,8 +108,14 @@ def fit_state(
             key=state.key,
             rows=len(state.rows),
             producer="prepare-function",
-            parents=(problem.pool.ref.path,),
+            parents=(problem.pool.ref.path, *([state.design] if state.design else [])),
         )
+
+
+def state_list(problem: Problem) -> tuple[str, ...]:
+    """Path of the list of the state's files, as a parent of what was computed with them; none without one."""
+    state = problem.keys.state
+    return (problem.ws.relative(problem.ws.state_dir(state) / LIST),) if state else ()
 
 
 def _settle(ws: Workspace, config: Config, keys: Keys, drawn: Int64, pool: Int64) -> State:

@@ -31,12 +31,8 @@ NOTES = {
 
 # Read as they stand, where the fact of that name is true.
 FLAGS = {
-    "labels_kept_from_earlier_run": (
-        "labels and estimator of an earlier run were kept (the pool changed little)"
-    ),
-    "state_kept_from_earlier_run": (
-        "the function's preparation of an earlier run was kept (the pool changed little)"
-    ),
+    "labels_kept_from_earlier_run": ("labels and estimator of an earlier run were kept"),
+    "state_kept_from_earlier_run": ("the function's preparation of an earlier run was kept"),
     "learning_pointless": (
         "exact values cost next to nothing here, so all were computed and nothing was learned"
     ),

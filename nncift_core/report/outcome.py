@@ -123,7 +123,7 @@ def _objective(facts: Data) -> list[Sentence]:
                 value(scaled, "text"),
             )
         )
-    for fact in ("selection_note", "scores_note", "count_note"):
+    for fact in ("refresh_told", "selection_note", "scores_note", "count_note"):
         note = facts.where("fact", fact)
         if note.rows and note.first["text"]:
             lines.append(say("Note: {}.", value(note, "text", "long")))

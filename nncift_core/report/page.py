@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from nncift_core.report import comparison, outcome, record, trust, values
+from collections.abc import Callable
+
+from nncift_core.report import changes, comparison, outcome, record, trust, values
+from nncift_core.report.blocks import Section
 from nncift_core.report.queries import Reader
 from nncift_core.report.template import fill
 from nncift_core.store.workspace import Workspace
 
-SECTIONS = (
+SECTIONS: tuple[Callable[[Reader], Section | None], ...] = (
     outcome.head,
     comparison.comparison,
     trust.trust,
     outcome.subset,
+    changes.changes,
     values.influence,
     values.costs,
     record.warnings,
@@ -27,7 +31,8 @@ def render(ws: Workspace, run_id: str) -> str:
     that is not there or has no result.
     """
     reader = Reader(ws, run_id)
-    sections = [make(reader) for make in SECTIONS]
+    made = [make(reader) for make in SECTIONS]
+    sections = [section for section in made if section is not None]
     return fill(
         ws, run_id, sections, title=f"nncift report, run {run_id}", heading="Which rows are worth training on"
     )

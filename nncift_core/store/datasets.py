@@ -145,6 +145,26 @@ class Texts:
     responses: tuple[str, ...]
 
 
+def version_contents(ws: Workspace, ref: DatasetRef) -> Int64:
+    """Distinct content ids [K] of a stored version, in file order; reads no texts.
+
+    Raises IntegrityError when the version file is missing or damaged.
+    """
+    return np.fromiter(dict.fromkeys(_version(ws, ref, "content_id")), np.int64)
+
+
+def version_rows(ws: Workspace, ref: DatasetRef) -> Int64:
+    """Example ids [rows] of a stored version, in file order. Raises as `version_contents`."""
+    return np.array(_version(ws, ref, "example_id"), np.int64)
+
+
+def _version(ws: Workspace, ref: DatasetRef, column: str) -> list[int]:
+    path = ws.root / ref.path
+    verify(path)
+    found: list[int] = pq.read_table(path, columns=[column])[column].to_pylist()
+    return found
+
+
 class Dataset:
     """A stored version: its rows in file order and its distinct contents in order of arrival.
 

@@ -1,7 +1,8 @@
 """Label designs: which pairs of the exact matrix were chosen, out of which rows and columns.
 
 A design is kept while rows come and go within `growth`, so that appending rows changes no label, no
-estimator and no tile (design decision 2).
+estimator and no tile (design decision 2). A refresh keeps it whatever the growth (`note_design`), or adds
+labels to it: an extended design beside it, which names it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from nncift_core.errors import IntegrityError
 from nncift_core.hashing import digest
 from nncift_core.store.files import is_intact, publish, read_manifest, write_json
 from nncift_core.store.references import DesignRef
@@ -87,18 +89,18 @@ def _change(old: Int64, new: Int64) -> float:
 
 
 def find(ws: Workspace, family: str, rows: Int64, columns: Int64, growth: float) -> StoredDesign | None:
-    """The design these rows and columns use: the one drawn from them, the one they used before, else
+    """The design these rows and columns use: the one they used before, the one drawn from them, else
     the nearest within `growth`; None when a new one is needed. Reads only.
 
     rows [M], columns [N]: content ids.
     """
     folder = ws.design_dir(family)
     exact = folder / f"{_key(family, rows, columns)}.parquet"
-    if is_intact(exact):
-        return _load(ws, exact, reused=False)
     used = _used_before(exact)
     if used is not None and is_intact(folder / used):
         return _load(ws, folder / used, reused=True)
+    if is_intact(exact):
+        return _load(ws, exact, reused=False)
     known = [_load(ws, p, reused=True) for p in sorted(folder.glob("*.parquet")) if is_intact(p)]
     near = [(d.growth(rows, columns), d.ref.key, d) for d in known]
     near = [n for n in near if n[0] <= growth]
@@ -121,18 +123,88 @@ def find_or_make(
     exact = ws.design_dir(family) / f"{_key(family, rows, columns)}.parquet"
     found = find(ws, family, rows, columns, growth)
     if found is not None:
-        if found.ref.reused and _used_before(exact) != f"{found.ref.key}.parquet":
-            write_json(exact.with_suffix(".uses.json"), {"design": f"{found.ref.key}.parquet"})
+        if found.ref.reused:
+            note_design(ws, family, rows, columns, found.ref.key)
         return found
     drawn = draw(rows, columns)
     drawn = drawn if isinstance(drawn, Drawn) else Drawn(*drawn)
+    _publish(ws, exact, rows, columns, drawn, parents)
+    return _load(ws, exact, reused=False)
+
+
+def load_design(ws: Workspace, family: str, key: str) -> StoredDesign:
+    """The design of `family` under `key`, as one that was drawn earlier.
+
+    Raises IntegrityError when it is not there or damaged.
+    """
+    path = ws.design_dir(family) / f"{key}.parquet"
+    if not is_intact(path):
+        raise IntegrityError(f"{ws.relative(path)}: the label design is missing or damaged")
+    return _load(ws, path, reused=True)
+
+
+def note_design(ws: Workspace, family: str, rows: Int64, columns: Int64, key: str) -> None:
+    """From now on these rows [M] and columns [N] use the design under `key`, whatever was drawn from them."""
+    exact = ws.design_dir(family) / f"{_key(family, rows, columns)}.parquet"
+    design = f"{key}.parquet"
+    if (_used_before(exact) or exact.name) != design:
+        write_json(exact.with_suffix(".uses.json"), {"design": design})
+
+
+def extend_design(
+    ws: Workspace,
+    family: str,
+    base: StoredDesign,
+    rows: Int64,
+    columns: Int64,
+    added: Drawn,
+    parents: tuple[str, ...] = (),
+) -> StoredDesign:
+    """`base` with the labels of `added` beside its own, as drawn from `rows` [M] and `columns` [N].
+
+    added: new labelled rows and columns, and new pairs of a scattered design. Labelled rows and columns of
+    `base` that have gone stay in it, for they may come back. The same call gives the same design.
+    """
+    key = digest(["extends", base.ref.key, _key(family, rows, columns)])
+    path = ws.design_dir(family) / f"{key}.parquet"
+    if not is_intact(path):
+        merged = Drawn(
+            np.union1d(base.label_rows, added.rows),
+            np.union1d(base.label_columns, added.columns),
+            base.kind,
+            _both(base.pair_rows, added.pair_rows),
+            _both(base.pair_columns, added.pair_columns),
+        )
+        sides = _with(rows, base.label_rows), _with(columns, base.label_columns)
+        _publish(ws, path, *sides, merged, (base.ref.path, *parents), extends=base.ref.key)
+    return _load(ws, path, reused=False)
+
+
+def _both(old: Int64, new: Int64 | None) -> Int64:
+    return old if new is None else np.concatenate([old, new])
+
+
+def _with(ids: Int64, more: Int64) -> Int64:
+    """`ids`, then those of `more` that it lacks."""
+    return np.concatenate([ids, more[~np.isin(more, ids)]])
+
+
+def _publish(
+    ws: Workspace,
+    path: Path,
+    rows: Int64,
+    columns: Int64,
+    drawn: Drawn,
+    parents: tuple[str, ...],
+    extends: str = "",
+) -> None:
     table = _table(rows, columns, drawn)
     publish(
         ws.root,
-        exact,
+        path,
         lambda p: pq.write_table(table, p, compression="zstd"),
         kind="label-design",
-        key=exact.stem,
+        key=path.stem,
         rows=len(table),
         producer="exact-influence",
         parents=parents,
@@ -141,9 +213,9 @@ def find_or_make(
             "label_rows": len(drawn.rows),
             "label_columns": len(drawn.columns),
             **(asdict(drawn.cost) if drawn.cost else {}),
+            **({"extends": extends} if extends else {}),
         },
     )
-    return _load(ws, exact, reused=False)
 
 
 def _table(rows: Int64, columns: Int64, drawn: Drawn) -> pa.Table:
@@ -204,6 +276,7 @@ def _load(ws: Workspace, path: Path, *, reused: bool) -> StoredDesign:
         cost=meta.get("cost"),
         block_cost=meta.get("block_cost"),
         cost_unit=meta.get("unit", ""),
+        extends=meta.get("extends", ""),
     )
     return StoredDesign(
         ref, rows, columns, ids[side["row"]], ids[side["column"]], ids[side["pair"]], pair_columns

@@ -31,7 +31,8 @@ class Manifest:
     """What stands beside every payload: what it is, what made it, and how to check it.
 
     kind: dataset-block, dataset-version, embedding, exact, estimate, estimator, ...; key: identity
-    of the computation; parents: artifacts it was made from (relative paths or keys); meta: counts.
+    of the computation; parents: artifacts it was made from (relative paths or keys); meta: counts;
+    made_in: "RUN/ATTEMPT" that was running, empty for files of an older store and of no run.
     """
 
     artifact: str
@@ -44,6 +45,21 @@ class Manifest:
     producer: str
     parents: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+    made_in: str = ""
+
+
+# By workspace folder: the attempt for which this process writes.
+_MADE_IN: dict[str, str] = {}
+
+
+def made_in(root: Path) -> str:
+    """The attempt, "RUN/ATTEMPT", that files written below `root` by this process belong to; or ""."""
+    return _MADE_IN.get(str(root), "")
+
+
+def write_for(root: Path, attempt: str) -> None:
+    """From now on this process writes below `root` for `attempt`, "RUN/ATTEMPT"."""
+    _MADE_IN[str(root)] = attempt
 
 
 def now() -> str:
@@ -121,6 +137,7 @@ def publish(
             producer=producer,
             parents=parents,
             meta=meta or {},
+            made_in=made_in(root),
         )
         with locked(_turn(root, manifest.artifact)):
             os.replace(part, path)
@@ -138,7 +155,8 @@ def read_manifest(payload: Path) -> Manifest | None:
     try:
         data = json.loads(manifest_path(payload).read_text(encoding="utf-8"))
         return Manifest(**{**data, "parents": tuple(data["parents"])})
-    except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        # ValueError: neither JSON nor, after a damage, always UTF-8.
         return None
 
 

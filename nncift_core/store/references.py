@@ -31,7 +31,8 @@ class DesignRef(Reference):
     """Labelled pairs of the exact matrix, and the rows and columns that they touch.
 
     kind: "block", "scattered" or "all-targets"; cost: of its labels when they were drawn, in `cost_unit`s;
-    block_cost: of the block of u of the rows x u of the columns (both None in designs of an older store).
+    block_cost: of the block of u of the rows x u of the columns (both None in designs of an older store, and
+    where labels were added to a design); extends: key of the design that labels were added to, or "".
     """
 
     key: str
@@ -44,6 +45,21 @@ class DesignRef(Reference):
     cost: float | None = None
     block_cost: float | None = None
     cost_unit: str = ""
+    extends: str = ""
+
+
+class Refresh(Reference):
+    """What a recurring run goes on from, so that every process plans alike.
+
+    previous: id of the earlier run; datasets: its data, whose contents are the known ones; design: key of the
+    label design in use, whatever else fits the data; audit_pairs: at most so many exact pairs that touch what
+    the earlier run's data lacked, beside the ordinary audit.
+    """
+
+    previous: str
+    datasets: tuple[DatasetRef, ...]
+    design: str
+    audit_pairs: int
 
 
 class EstimatorRef(Reference):
@@ -51,7 +67,8 @@ class EstimatorRef(Reference):
 
     architecture: its name; learned: False for a baseline; chosen: whether it won against other candidates,
     on the part of the audit that is then no measure of it; labels: exact pairs it was fitted on; about:
-    what it says of its fit; candidates: who stood for choice, best first.
+    what it says of its fit; candidates: who stood for choice, best first; warm_from: key of the earlier
+    estimator that this fit began at, or "".
     """
 
     key: str
@@ -63,3 +80,4 @@ class EstimatorRef(Reference):
     about: dict[str, Any] = {}
     reason: str = ""
     candidates: tuple[dict[str, Any], ...] = ()
+    warm_from: str = ""

@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nncift_core.errors import UserError
-from nncift_core.store.files import is_intact, locked, now, publish, write_json
+from nncift_core.store.alive import alive
+from nncift_core.store.files import is_intact, locked, made_in, now, publish, write_for, write_json
+from nncift_core.store.use import in_use
 from nncift_core.store.workspace import Workspace
 
 
@@ -35,11 +37,24 @@ class Cost:
     peak_rss_mb: float
 
 
+def _summed(a: Cost, b: Cost) -> Cost:
+    """Two turns of a stage: the second one's items, if they are not fewer than what both computed."""
+    computed = a.computed + b.computed
+    items = max(b.items, computed)
+    peak = max(a.peak_rss_mb, b.peak_rss_mb)
+    return Cost(a.stage, a.device, items, computed, items - computed, a.seconds + b.seconds, peak)
+
+
 class Attempt:
-    """One attempt of a run; writes its record, its costs and, at the end, the run's result."""
+    """One attempt of a run; writes its record, its costs and, at the end, the run's result.
+
+    series: what runs of one recurring job share, whatever versions their data had; "" of a sweep.
+    """
 
     def __init__(self, ws: Workspace, run_id: str, number: int, record: dict[str, Any]) -> None:
         self.ws, self.run_id, self.number, self.record = ws, run_id, number, record
+        self.series = str(record.get("series", ""))
+        self._costs: dict[tuple[str, str], Cost] = {}
 
     @property
     def folder(self) -> Path:
@@ -47,7 +62,10 @@ class Attempt:
         return self.ws.run_dir(self.run_id)
 
     def cost(self, cost: Cost) -> None:
-        """Record a stage's cost at once, so that a killed attempt keeps it."""
+        """Record a stage's cost at once, so that a killed attempt keeps it; a second turn adds to it."""
+        before = self._costs.get((cost.stage, cost.device))
+        cost = _summed(before, cost) if before else cost
+        self._costs[cost.stage, cost.device] = cost
         name = f"{self.number:04d}-{cost.stage}-{re.sub('[^a-z0-9]', '_', cost.device)}.json"
         row = {"run_id": self.run_id, "attempt": self.number, **asdict(cost)}
         write_json(self.folder / "costs" / name, row)
@@ -56,6 +74,11 @@ class Attempt:
         """Cost rows of this attempt, in the order they were written."""
         return [c for c in read_costs(self.ws, self.run_id) if c["attempt"] == self.number]
 
+    def note(self, **about: Any) -> None:
+        """Record more of the attempt, while it runs (which flow run it is, say)."""
+        self.record.update(about)
+        write_json(self.folder / "attempts" / f"{self.number:04d}.json", self.record)
+
     def finish(self, status: str, error: str | None = None) -> None:
         """Mark the attempt completed, failed or interrupted."""
         self.record.update(status=status, finished_at=now(), error=error)
@@ -63,24 +86,25 @@ class Attempt:
 
     def publish_result(self, result: dict[str, Any]) -> None:
         """Make the run's result visible to the views, in one step."""
-        stamped = {**result, "attempt": self.number, "published_at": now()}
+        stamped = {**result, "series": self.series, "attempt": self.number, "published_at": now()}
         write_json(self.ws.result_file(self.run_id), stamped)
 
 
 @contextlib.contextmanager
 def attempt(
-    ws: Workspace, run_id: str, config: dict[str, Any], versions: dict[str, str]
+    ws: Workspace, run_id: str, config: dict[str, Any], versions: dict[str, str], series: str = ""
 ) -> Iterator[Attempt]:
-    """Open the next attempt of a run and hold its lock; close it by outcome."""
+    """Open the next attempt of a run of `series` and hold its lock; close it by outcome."""
     folder = ws.run_dir(run_id) / "attempts"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "numbering.lock"):
         number = 1 + max((int(p.stem) for p in folder.glob("[0-9]*.lock")), default=0)
         (folder / f"{number:04d}.lock").touch()
-    with (folder / f"{number:04d}.lock").open("a+b") as lock:
+    with in_use(ws), (folder / f"{number:04d}.lock").open("a+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = {
             "run_id": run_id,
+            "series": series,
             "attempt": number,
             "config": config,
             "status": "running",
@@ -91,14 +115,20 @@ def attempt(
         }
         write_json(folder / f"{number:04d}.json", record)
         current = Attempt(ws, run_id, number, record)
+        write_for(ws.root, f"{run_id}/{number:04d}")
         try:
-            yield current
+            with alive(ws, f"{run_id}/{number:04d}"):
+                yield current
         except KeyboardInterrupt:
             current.finish("interrupted")
             raise
         except BaseException as e:
             current.finish("failed", f"{type(e).__name__}: {e}"[:2000])
             raise
+        finally:
+            # What this process writes from here on, before another attempt, is not of this one.
+            if made_in(ws.root) == f"{run_id}/{number:04d}":
+                write_for(ws.root, "")
         current.finish("completed")
 
 
@@ -117,6 +147,13 @@ def _record(path: Path) -> dict[str, Any]:
     # It may have finished between the two looks.
     again: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return {**again, "status": "killed"} if again["status"] == "running" else again
+
+
+def note_attempt(ws: Workspace, run_id: str, number: int, **about: Any) -> None:
+    """Record more of an attempt that is over."""
+    path = ws.run_dir(run_id) / "attempts" / f"{number:04d}.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {**record, **about})
 
 
 def read_attempts(ws: Workspace) -> list[dict[str, Any]]:
@@ -140,6 +177,28 @@ def read_result(ws: Workspace, run_id: str) -> dict[str, Any] | None:
         return None
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
+
+
+def published(ws: Workspace, series: str) -> list[dict[str, Any]]:
+    """Published results of the runs of one series, newest first."""
+    ids = sorted(p.parent.name for p in (ws.root / "runs").glob("*/result.json"))
+    found = [r for r in (read_result(ws, i) for i in ids) if r is not None and r.get("series") == series]
+    return sorted(found, key=lambda r: str(r["published_at"]), reverse=True)
+
+
+def finished(ws: Workspace, result: dict[str, Any]) -> bool:
+    """Whether the attempt that published `result` ended well and every file that its views read is intact."""
+    number = int(result["attempt"])
+    record = ws.run_dir(result["run_id"]) / "attempts" / f"{number:04d}.json"
+    if not record.is_file() or _record(record)["status"] != "completed":
+        return False
+    if not ws.report_file(result["run_id"]).is_file():
+        return False
+    m = result["matrix"]
+    blocks = [file for d in result["datasets"] for file in (d["path"], *d["blocks"])]
+    files = [*blocks, *result["tables"].values(), *m["exact"], *m["estimates"], m["members"]]
+    estimator = [m["estimator"]["path"]] if m["estimator"] else []
+    return all(intact(ws, f) for f in [*files, *estimator, result["facts"]["subset"]])
 
 
 def resolve_runs(ws: Workspace, run: str | None) -> list[str]:

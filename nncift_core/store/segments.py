@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nncift_core.hashing import digest
-from nncift_core.store.files import is_intact, publish
+from nncift_core.store.files import publish
+from nncift_core.store.shards import Signature, readable, signature
 from nncift_core.store.workspace import Workspace
 
 Float32 = npt.NDArray[np.float32]
@@ -48,6 +49,7 @@ class SegmentStore:
         self.ws, self.kind, self.key = ws, kind, key
         self.folder = ws.exact_dir(key) if kind == "exact" else ws.estimate_dir(key)
         self._segments: dict[str, Segment] = {}
+        self._seen: dict[str, Signature] = {}
         self._tiles_of_row: dict[int, set[str]] = defaultdict(set)
         self._pairs: dict[int, dict[int, float]] = defaultdict(dict)
         self._lock = threading.RLock()
@@ -60,17 +62,26 @@ class SegmentStore:
         damaged: neither counts as known, so it is computed again and replaced under the same name.
         """
         with self._lock:
-            paths = {p.name: p for p in sorted(self.folder.glob("*.parquet")) if is_intact(p)}
-            if not self._segments.keys() <= paths.keys():
-                self._segments.clear()
-                self._tiles_of_row.clear()
-                self._pairs.clear()
-            for name in [n for n in paths if n not in self._segments]:
-                self._index(paths[name])
+            found = readable(self.folder)
+            if any(self._is_other(name, found.get(name)) for name in self._segments):
+                for index in (self._segments, self._seen, self._tiles_of_row, self._pairs):
+                    index.clear()
+            for name in [n for n, seen in found.items() if self._seen.get(n) != seen]:
+                self._index(self.folder / name)
+
+    def _is_other(self, name: str, seen: Signature | None) -> bool:
+        """Whether an indexed segment is gone or holds other pairs than before (`nncift gc` has been here)."""
+        if seen is None or seen == self._seen[name]:
+            return seen is None
+        now, before = read_index(self.folder / name), self._segments[name]
+        return not (
+            np.array_equal(now.row_ids, before.row_ids) and np.array_equal(now.column_ids, before.column_ids)
+        )
 
     def _index(self, path: Path) -> None:
-        segment = _read_index(path)
+        segment = read_index(path)
         self._segments[path.name] = segment
+        self._seen[path.name] = signature(path)
         if segment.layout == "tile":
             for r in segment.row_ids.tolist():
                 self._tiles_of_row[r].add(path.name)
@@ -165,26 +176,13 @@ class SegmentStore:
     ) -> str:
         if not np.isfinite(values).all():
             raise ValueError(f"{int((~np.isfinite(values)).sum())} influence values are not finite")
-        index = {
-            b"layout": segment.layout.encode(),
-            b"row_ids": base64.b64encode(segment.row_ids.astype("<i8").tobytes()),
-            b"column_ids": base64.b64encode(segment.column_ids.astype("<i8").tobytes()),
-        }
-        table = pa.table(
-            [pa.array(rows), pa.array(columns), pa.array(values.astype(np.float32))], schema=SCHEMA
-        ).replace_schema_metadata(index)
+        table = segment_table(segment, rows, columns, values)
         key = digest([self.key, segment.layout, segment.row_ids.tolist(), segment.column_ids.tolist()])
         path = self.folder / f"{segment.layout}-{key}.parquet"
         publish(
             self.ws.root,
             path,
-            lambda p: pq.write_table(
-                table,
-                p,
-                compression="zstd",
-                use_dictionary=["row_content", "column_content"],
-                row_group_size=ROW_GROUP,
-            ),
+            lambda p: write_segment(table, p),
             kind=self.kind,
             key=self.key,
             rows=len(values),
@@ -224,7 +222,25 @@ class SegmentStore:
         return out
 
 
-def _read_index(path: Path) -> Segment:
+def segment_table(segment: Segment, rows: Int64, columns: Int64, values: Float32) -> pa.Table:
+    """The file of a segment: its pairs, tiles row by row: rows [k], columns [k], values [k]."""
+    index = {
+        b"layout": segment.layout.encode(),
+        b"row_ids": base64.b64encode(segment.row_ids.astype("<i8").tobytes()),
+        b"column_ids": base64.b64encode(segment.column_ids.astype("<i8").tobytes()),
+    }
+    made = pa.table([pa.array(rows), pa.array(columns), pa.array(values.astype(np.float32))], schema=SCHEMA)
+    return made.replace_schema_metadata(index)
+
+
+def write_segment(table: pa.Table, path: Path) -> None:
+    """Write a `segment_table` to `path`."""
+    names = ["row_content", "column_content"]
+    pq.write_table(table, path, compression="zstd", use_dictionary=names, row_group_size=ROW_GROUP)
+
+
+def read_index(path: Path) -> Segment:
+    """Which pairs a segment's file holds; reads no values."""
     meta = pq.read_schema(path).metadata
     ids = {
         name: np.frombuffer(base64.b64decode(meta[name]), "<i8").astype(np.int64)
@@ -232,6 +248,28 @@ def _read_index(path: Path) -> Segment:
     }
     layout: Literal["tile", "pairs"] = "tile" if meta[b"layout"] == b"tile" else "pairs"
     return Segment(path.name, layout, ids[b"row_ids"], ids[b"column_ids"])
+
+
+def living_pairs(segment: Segment, living: Int64) -> tuple[int, int]:
+    """How many pairs a segment holds, and of how many both contents are among `living` (sorted)."""
+    rows, columns = np.isin(segment.row_ids, living), np.isin(segment.column_ids, living)
+    if segment.layout == "tile":
+        return len(rows) * len(columns), int(rows.sum()) * int(columns.sum())
+    return len(rows), int((rows & columns).sum())
+
+
+def living_part(path: Path, living: Int64) -> pa.Table:
+    """A segment's file without the pairs of which a content is not among `living`; values bit-equal."""
+    segment = read_index(path)
+    table = pq.read_table(path)
+    rows, columns = np.isin(segment.row_ids, living), np.isin(segment.column_ids, living)
+    kept = np.outer(rows, columns).ravel() if segment.layout == "tile" else rows & columns
+    part = Segment(path.name, segment.layout, segment.row_ids[rows], segment.column_ids[columns])
+    if segment.layout == "pairs":
+        part = Segment(path.name, "pairs", segment.row_ids[kept], segment.column_ids[kept])
+    table = table.filter(pa.array(kept))
+    pairs = [table[name].to_numpy() for name in ("row_content", "column_content", "value")]
+    return segment_table(part, *pairs)
 
 
 def rectangles(missing: Bool) -> list[tuple[Int64, Int64]]:

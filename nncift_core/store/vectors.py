@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,8 @@ import pyarrow.parquet as pq
 
 from nncift_core.errors import RunError
 from nncift_core.hashing import digest
-from nncift_core.store.files import is_intact, publish
+from nncift_core.store.files import publish
+from nncift_core.store.shards import Signature, readable
 from nncift_core.store.workspace import Workspace
 
 Float32 = npt.NDArray[np.float32]
@@ -29,22 +31,21 @@ class VectorStore:
         self.ws, self.key, self.kind = ws, key, kind
         self.folder = ws.embedding_dir(key) if kind == "embedding" else ws.feature_dir(key)
         self._place: dict[int, tuple[str, int]] = {}
-        self._seen: set[str] = set()
+        self._seen: dict[str, Signature] = {}
         self._lock = threading.RLock()
         self.refresh()
 
     def refresh(self) -> None:
         """Index shards written since the last look; unfinished and damaged ones do not count."""
         with self._lock:
-            paths = {p.name: p for p in sorted(self.folder.glob("*.parquet")) if is_intact(p)}
-            if not self._seen <= paths.keys():
-                self._seen.clear()
-                self._place.clear()
-            for name in [n for n in paths if n not in self._seen]:
-                ids = pq.read_table(paths[name], columns=["content_id"])["content_id"].to_pylist()
-                for position, c in enumerate(ids):
-                    self._place.setdefault(c, (name, position))
-                self._seen.add(name)
+            found = readable(self.folder)
+            # A place in a file that is gone, or was written anew, says nothing.
+            kept = all(found.get(name) == seen for name, seen in self._seen.items())
+            place, known = (self._place, self._seen) if kept else ({}, {})
+            for name in [n for n in found if n not in known]:
+                for position, c in enumerate(contents_of(self.folder / name).tolist()):
+                    place.setdefault(c, (name, position))
+            self._place, self._seen = place, found
 
     def missing(self, content_ids: Int64) -> Int64:
         """Those of `content_ids` that have no vector yet, in order."""
@@ -76,7 +77,7 @@ class VectorStore:
         publish(
             self.ws.root,
             path,
-            lambda p: pq.write_table(table, p, compression="zstd", use_dictionary=False),
+            lambda p: write_vectors(table, p),
             kind=self.kind,
             key=key,
             rows=len(content_ids),
@@ -111,3 +112,20 @@ class VectorStore:
         """Relative paths of the shards that hold `content_ids`; those without a vector have none."""
         names = sorted({self._place[c][0] for c in content_ids.tolist() if c in self._place})
         return tuple(self.ws.relative(self.folder / n) for n in names)
+
+
+def contents_of(path: Path) -> Int64:
+    """Content ids [n] of a shard's vectors, in order."""
+    ids: Int64 = pq.read_table(path, columns=["content_id"])["content_id"].to_numpy()
+    return ids
+
+
+def write_vectors(table: pa.Table, path: Path) -> None:
+    """Write a shard's table, `content_id` and `embedding`, to `path`."""
+    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+
+
+def living_part(path: Path, living: Int64) -> pa.Table:
+    """A shard's table without the vectors of contents that are not among `living`; the others bit-equal."""
+    table = pq.read_table(path)
+    return table.filter(pa.array(np.isin(table["content_id"].to_numpy(), living)))

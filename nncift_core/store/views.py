@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nncift_core.store.files import MANIFEST_SUFFIX
+from nncift_core.store.lineage import attempt_of
 from nncift_core.store.runs import read_attempts, read_costs, read_result, resolve_runs
 from nncift_core.store.sweeps import read_sweeps
 from nncift_core.store.workspace import Workspace
@@ -42,6 +43,9 @@ TABLES = {
     "refinement": """run_id VARCHAR, round BIGINT, exact_pairs BIGINT, entered BIGINT, left_subset BIGINT,
  jaccard DOUBLE""",
     "selection": "run_id VARCHAR, rank BIGINT, train_id BIGINT, gain DOUBLE, score DOUBLE",
+    "subset_changes": """run_id VARCHAR, previous_run VARCHAR, train_id BIGINT, change VARCHAR, why VARCHAR,
+ rank_before BIGINT, rank_after BIGINT, score_before DOUBLE, score_after DOUBLE, origin_before VARCHAR,
+ origin_after VARCHAR""",
     "subsets": "run_id VARCHAR, subset VARCHAR, seed BIGINT, train_id BIGINT",
     "evaluation": """run_id VARCHAR, function VARCHAR, subset VARCHAR, model VARCHAR, mode VARCHAR,
  task VARCHAR, metric VARCHAR, value DOUBLE, lower DOUBLE, upper DOUBLE, seed BIGINT, fraction DOUBLE,
@@ -58,7 +62,7 @@ TABLES = {
 COSTS = """run_id VARCHAR, attempt BIGINT, stage VARCHAR, device VARCHAR, items BIGINT, computed BIGINT,
  reused BIGINT, seconds DOUBLE, peak_rss_mb DOUBLE"""
 LINEAGE = """artifact VARCHAR, kind VARCHAR, key VARCHAR, parents VARCHAR[], created_at VARCHAR,
- producer VARCHAR"""
+ producer VARCHAR, run_id VARCHAR, attempt BIGINT, rows BIGINT, size BIGINT"""
 RUNS = """run_id VARCHAR, attempt BIGINT, config VARCHAR, status VARCHAR, started_at VARCHAR,
  finished_at VARCHAR, versions VARCHAR"""
 FACTS = "run_id VARCHAR, fact VARCHAR, value DOUBLE, text VARCHAR"
@@ -261,10 +265,12 @@ def _run_row(attempt: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_lineage(ws: Workspace) -> list[dict[str, Any]]:
-    """Every manifest of the workspace, oldest first."""
+    """Every manifest of the workspace, oldest first; run_id and attempt are NULL where nothing says them."""
     rows = []
     for path in ws.root.rglob(f"*{MANIFEST_SUFFIX}"):
-        rows.append(json.loads(Path(path).read_text(encoding="utf-8")))
+        row = json.loads(Path(path).read_text(encoding="utf-8"))
+        run_id, attempt = attempt_of(row.get("made_in", ""))
+        rows.append({**row, "run_id": run_id or None, "attempt": attempt})
     return sorted(rows, key=lambda r: (r["created_at"], r["artifact"]))
 
 

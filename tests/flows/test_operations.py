@@ -18,10 +18,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.valuation import value_pool
 from nncift_core.errors import RunError
+from nncift_core.execution import work
 from nncift_core.pipeline import exact
 from nncift_core.store.query import rows
 from nncift_core.store.workspace import Workspace
-from tasks import stages
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.heavy
@@ -44,7 +44,7 @@ def test_two_slots_and_two_runs_at_once_give_the_same_subset(
 ) -> None:
     alone = Path(project.run()["subset"]).read_bytes()
     shared = make_project("shared")
-    shared.configure(execution={"devices": ["cpu", "cpu"]})
+    shared.configure(execution={"devices": ["cpu", "cpu"], "isolation": "process"})
     command = shared.command("run", "job.toml", "--workspace", str(shared.workspace), "--json")
     both = [
         subprocess.Popen(
@@ -73,14 +73,19 @@ def test_a_failing_shard_lets_the_others_finish(
         return exact.compute_exact(problem, function, shard, progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "compute_exact", compute)
-        with pytest.raises(RunError, match=r"RuntimeError: device lost.*Finished shards are kept"):
-            value_pool(config, project.workspace)
+        patch.setattr(work, "compute_exact", compute)
+        with pytest.raises(RunError) as e:
+            value_pool(config, project.workspace, "nncift run job.toml")
+    assert str(e.value) == (
+        "1 of 4 shards of exact-influence failed after all their tries: exact-influence Q1 block 0 "
+        "(RuntimeError: device lost). Finished shards are kept; complete the others with: nncift run job.toml"
+    )
     ws = Workspace.open(project.workspace)
     assert [r["status"] for r in rows(ws, "SELECT status FROM runs")] == ["failed"]
-    result = value_pool(config, project.workspace)
-    costs = {c["stage"]: c for c in result.costs}["exact-influence"]
-    assert 0 < costs["computed"] < costs["reused"]
+    value_pool(config, project.workspace)
+    both = rows(ws, "SELECT attempt, computed, reused FROM costs WHERE stage = 'exact-influence' ORDER BY 1")
+    assert [r["attempt"] for r in both] == [1, 2], "what a failed stage computed is in the books, too"
+    assert 0 < both[1]["computed"] < both[0]["computed"] == both[1]["reused"]
 
 
 def test_a_second_call_in_one_process_sees_lost_files(project: Project, in_process: Any) -> None:
@@ -115,8 +120,10 @@ HELD = """
 import time
 from pathlib import Path
 
+from nncift_core.execution import work
+from nncift_core.execution import work
 from nncift_core.pipeline import exact
-from tasks import downstream, stages
+from tasks import downstream
 
 def compute(problem, function, shard, progress):
     exact.compute_exact(problem, function, shard, progress)
@@ -141,7 +148,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("patch", ["stages.compute_exact = compute", "downstream.write_report = query"])
+@pytest.mark.parametrize("patch", ["work.compute_exact = compute", "downstream.write_report = query"])
 def test_ctrl_c_says_that_the_work_is_kept(project: Project, patch: str) -> None:
     """While another thread computes shards, and in a library that makes an error of its own of it."""
     process = subprocess.Popen(

@@ -31,7 +31,7 @@ COLUMNS = {
     " n_seeds n_rows verdict",
     "facts": "run_id fact value text",
     "costs": "run_id attempt stage device items computed reused seconds peak_rss_mb",
-    "lineage": "artifact kind key parents created_at producer",
+    "lineage": "artifact kind key parents created_at producer run_id attempt rows size",
     "runs": "run_id attempt config status started_at finished_at versions",
 }
 

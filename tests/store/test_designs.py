@@ -7,10 +7,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from nncift_core.errors import IntegrityError
 from nncift_core.estimator import block_design
 from nncift_core.estimator.labels import scattered_pairs
-from nncift_core.store.designs import Drawn, LabelCost, StoredDesign, find, find_or_make
+from nncift_core.store.designs import (
+    Drawn,
+    LabelCost,
+    StoredDesign,
+    extend_design,
+    find,
+    find_or_make,
+    load_design,
+    note_design,
+)
 from nncift_core.store.files import publish, read_manifest
 from nncift_core.store.workspace import Workspace
 
@@ -132,3 +143,54 @@ def test_designs_of_an_older_store_are_blocks(tmp_path: Path) -> None:
     old = find(ws, "family", rows, COLUMNS, 0.0)
     assert old is not None and (old.kind, old.ref.pairs, old.ref.cost) == ("block", 40, None)
     assert old.label_rows.tolist() == rows[:10].tolist() and len(old.pair_rows) == 0
+
+
+def test_a_noted_design_goes_before_all_others(tmp_path: Path) -> None:
+    ws, rows = Workspace.create(tmp_path / "ws"), np.arange(100, dtype=np.int64)
+    first = design(ws, rows)
+    many = np.arange(300, dtype=np.int64)
+    own = design(ws, many)
+    assert own.ref.key != first.ref.key
+    note_design(ws, "family", many, COLUMNS, first.ref.key)
+    kept = find(ws, "family", many, COLUMNS, 0.0)
+    assert kept is not None and (kept.ref.key, kept.ref.reused) == (first.ref.key, True)
+    note_design(ws, "family", many, COLUMNS, own.ref.key)
+    assert design(ws, many).ref.key == own.ref.key
+
+
+def test_an_extended_block_holds_the_old_labels_and_names_its_origin(tmp_path: Path) -> None:
+    ws, rows = Workspace.create(tmp_path / "ws"), np.arange(100, dtype=np.int64)
+    first = design(ws, rows)
+    gone, now = first.label_rows[0], np.arange(40, 140, dtype=np.int64)
+    now = now[now != gone]
+    added = Drawn(np.arange(120, 124, dtype=np.int64), COLUMNS[:0])
+    made = extend_design(ws, "family", first, now, COLUMNS, added)
+    assert (made.ref.extends, made.kind, made.ref.reused) == (first.ref.key, "block", False)
+    assert set(made.label_rows.tolist()) == {*first.label_rows.tolist(), 120, 121, 122, 123}
+    assert set(made.label_columns.tolist()) == set(first.label_columns.tolist())
+    assert set(made.all_rows.tolist()) == {*now.tolist(), *first.label_rows.tolist()}, "labels may come back"
+    manifest = read_manifest(ws.root / made.ref.path)
+    assert manifest is not None and first.ref.path in manifest.parents
+    assert made.ref.cost is None and first.ref.extends == ""
+    again = extend_design(ws, "family", first, now, COLUMNS, added)
+    assert again.ref == made.ref
+    assert load_design(ws, "family", made.ref.key).ref.extends == first.ref.key
+
+
+def test_extended_scattered_pairs_are_the_old_ones_and_the_new(tmp_path: Path) -> None:
+    ws, rows = Workspace.create(tmp_path / "ws"), np.arange(100, dtype=np.int64)
+    first = scatter(ws, rows)
+    r, c = np.array([100, 101]), COLUMNS[:2]
+    added = Drawn(r, c, "scattered", r, c)
+    made = extend_design(ws, "scattered", first, np.arange(110, dtype=np.int64), COLUMNS, added)
+    assert made.ref.pairs == 252 and made.ref.extends == first.ref.key
+    old = pairs((first.pair_rows, first.pair_columns))
+    assert pairs((made.pair_rows, made.pair_columns)) == old | {(100, 1000), (101, 1001)}
+
+
+def test_a_design_that_is_gone_is_an_error_and_no_other_one(tmp_path: Path) -> None:
+    ws = Workspace.create(tmp_path / "ws")
+    made = design(ws, np.arange(100, dtype=np.int64))
+    (ws.root / made.ref.path).write_bytes(b"")
+    with pytest.raises(IntegrityError, match="label design is missing or damaged"):
+        load_design(ws, "family", made.ref.key)

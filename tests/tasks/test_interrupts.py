@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from nncift_core.execution.failures import Stopped
+from tasks.caching import worth_retrying
+from tasks.current import Current
 from tasks.interrupts import Interrupts, interrupts
-from tasks.stages import Interrupted, _Current, _worth_retrying
 
 
 def press() -> None:
@@ -49,14 +51,14 @@ def test_an_error_made_of_it_is_not_tried_again_and_ends_as_ctrl_c() -> None:
     broken: Any = Broken()
     unused: Any = None
     with pytest.raises(KeyboardInterrupt), interrupts.watched():
-        assert _worth_retrying(unused, unused, broken)
+        assert worth_retrying(unused, unused, broken)
         try:
             press()
             time.sleep(5)
         except KeyboardInterrupt:
-            assert not _worth_retrying(unused, unused, broken)
+            assert not worth_retrying(unused, unused, broken)
             broken.result()
-    assert _worth_retrying(unused, unused, broken)
+    assert worth_retrying(unused, unused, broken)
 
 
 def test_work_in_flight_ends_though_nobody_was_told() -> None:
@@ -64,10 +66,10 @@ def test_work_in_flight_ends_though_nobody_was_told() -> None:
         with suppress(KeyboardInterrupt):
             press()
             time.sleep(5)
-        with pytest.raises(Interrupted):
-            _Current().advance(1)
+        with pytest.raises(Stopped):
+            Current().advance(1)
         interrupts.check()
-    _Current().advance(1)
+    Current().advance(1)
 
 
 def test_an_error_without_ctrl_c_stays_that_error() -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from tasks.stages import Interrupted, _Current, _worth_retrying
+from nncift_core.execution.failures import Stopped
+from tasks.caching import worth_retrying
+from tasks.current import Current
 
 
 class Counted:
@@ -25,12 +27,12 @@ class Failed:
 
 
 def test_progress_after_a_stop_ends_the_work() -> None:
-    current, stage = _Current(), Counted()
+    current, stage = Current(), Counted()
     current.start(stage)
     current.advance(3)
     current.stop()
     for step in (lambda: current.advance(1), lambda: current.to(4, 10)):
-        with pytest.raises(Interrupted):
+        with pytest.raises(Stopped):
             step()
     assert stage.done == 3
     current.start(stage)
@@ -40,7 +42,7 @@ def test_progress_after_a_stop_ends_the_work() -> None:
 
 def test_a_stop_is_not_tried_again() -> None:
     unused: Any = None
-    interrupted: Any = Failed(Interrupted())
+    interrupted: Any = Failed(Stopped())
     broken: Any = Failed(RuntimeError("a worker died"))
-    assert not _worth_retrying(unused, unused, interrupted)
-    assert _worth_retrying(unused, unused, broken)
+    assert not worth_retrying(unused, unused, interrupted)
+    assert worth_retrying(unused, unused, broken)

@@ -11,10 +11,11 @@ import pytest
 from conftest import ORACLES
 
 from nncift_core.config import Config, parse_config
+from nncift_core.execution import models
+from nncift_core.execution.job import Job
+from nncift_core.execution.models import Slot, forget_models, function, language_model
 from nncift_core.language_models import language_model_key, load_language_model
 from nncift_core.pipeline.problem import keys_of
-from tasks import job as jobs
-from tasks.job import Job, Slot, forget_models, function, language_model
 
 ONE, OTHER = Slot(0, "cpu"), Slot(1, "cpu")
 
@@ -29,7 +30,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return load_language_model(section, device, base_dir)
 
     forget_models()
-    monkeypatch.setattr(jobs, "load_language_model", load)
+    monkeypatch.setattr(models, "load_language_model", load)
     yield devices
     forget_models()
 
@@ -70,10 +71,10 @@ def test_it_and_the_influence_function_take_each_others_place(tmp_path: Path, lo
         pass
     with function(job, ONE) as (valued, _):
         assert valued.name == "delift"
-    assert len(jobs._MODELS) == 1
+    assert len(models._MODELS) == 1
     with language_model(job, ONE) as (again, _):
         assert again is not first
-    assert len(jobs._MODELS) == 1 and len(loaded) == 2
+    assert len(models._MODELS) == 1 and len(loaded) == 2
 
 
 def test_a_named_device_has_one_model_for_all_slots_used_in_turns(tmp_path: Path, loaded: list[str]) -> None:

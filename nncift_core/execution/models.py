@@ -1,65 +1,21 @@
-"""What every task needs to know of the job, and the models that tasks of one process share."""
+"""Models that shards share: loaded once per process and slot, the newest of a kind only."""
 
 from __future__ import annotations
 
 import gc
-import json
-import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from nncift_core.config import Config, parse_config
-from nncift_core.devices import pick, resolve_devices
+from nncift_core.devices import pick
 from nncift_core.encoders import Encoder, load_encoder
+from nncift_core.execution.job import Job
 from nncift_core.influence.contract import InfluenceFunction
 from nncift_core.influence.registry import create
 from nncift_core.language_models import LanguageModel, language_model_key, load_language_model
-from nncift_core.pipeline.problem import Keys, Problem
-from nncift_core.store.references import DatasetRef
-from nncift_core.store.workspace import Workspace
-
-
-class Job(BaseModel):
-    """The resolved job: config, workspace folder, keys and the data sets once they are stored."""
-
-    model_config = ConfigDict(frozen=True)
-
-    workspace: str
-    config_json: str
-    base_dir: str
-    identity: Keys
-    datasets: tuple[DatasetRef, ...] = ()
-
-    @property
-    def config(self) -> Config:
-        """The validated config."""
-        return parse_config(json.loads(self.config_json), base_dir=self.base_dir)
-
-    @property
-    def ws(self) -> Workspace:
-        """The workspace."""
-        return Workspace(self.workspace)
-
-    def problem(self) -> Problem:
-        """The matrix of this job; its index is read once per process."""
-        return _problem(self)
-
-
-@lru_cache(maxsize=2)
-def _problem(job: Job) -> Problem:
-    return Problem.load(job.ws, job.config, job.identity, list(job.datasets))
-
-
-def forget_indices() -> None:
-    """Make the next `problem()` look at the files again (called once per flow run)."""
-    _problem.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -68,25 +24,6 @@ class Slot:
 
     number: int
     device: str
-
-
-class DeviceSlots:
-    """The slots of `[execution] devices`; a task holds one while it computes."""
-
-    def __init__(self, devices: list[str]) -> None:
-        self.devices = devices
-        self._free: queue.Queue[Slot] = queue.Queue()
-        for number, device in enumerate(devices):
-            self._free.put(Slot(number, device))
-
-    @contextmanager
-    def take(self) -> Iterator[Slot]:
-        """Wait for a free slot and hold it."""
-        slot = self._free.get()
-        try:
-            yield slot
-        finally:
-            self._free.put(slot)
 
 
 @dataclass(frozen=True)
@@ -99,17 +36,6 @@ class _Shared:
 
 _LOCK = threading.Lock()
 _MODELS: dict[tuple[str, str, str], _Shared] = {}
-_SLOTS: dict[tuple[str, ...], DeviceSlots] = {}
-
-
-def slots(config: Config) -> DeviceSlots:
-    """The device slots of this process for `[execution] devices`.
-
-    Raises UserError for a device that this machine lacks.
-    """
-    devices = tuple(resolve_devices(config.execution.devices))
-    with _LOCK:
-        return _SLOTS.setdefault(devices, DeviceSlots(list(devices)))
 
 
 @contextmanager

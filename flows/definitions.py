@@ -1,0 +1,174 @@
+"""What `nncift deploy` will make: the shipped definitions, with a user's config and schedule in them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
+from pydantic import ValidationError
+
+from flows.one_at_a_time import workspace_digest
+from nncift_core.config import Config, load_config
+from nncift_core.errors import UserError
+
+FOLDER = Path(__file__).resolve().parents[1] / "deployments"
+DATA_ARRIVED = "nncift.data.arrived"
+
+Schedule = CronSchedule | IntervalSchedule | RRuleSchedule
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One deployment, as the server is told of it.
+
+    entrypoint: the flow's module path, importable wherever this package is installed; schedules: each with
+    whether it is active.
+    """
+
+    name: str
+    entrypoint: str
+    description: str
+    tags: list[str]
+    parameters: dict[str, Any]
+    schedules: list[tuple[Schedule, bool]]
+    concurrency: dict[str, Any]
+    job_variables: dict[str, Any]
+    triggers: list[dict[str, Any]] = field(default_factory=list)
+
+
+def shipped(workspace: str | Path) -> list[Definition]:
+    """The deployments of deployments/prefect.yaml over `workspace`: the built-in data."""
+    return [_definition(d, workspace) for d in read_yaml("prefect.yaml")["deployments"]]
+
+
+def read_yaml(name: str) -> dict[str, Any]:
+    """A file of deployments/. Raises UserError when the installation lacks it."""
+    try:
+        found: dict[str, Any] = yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            "not part of this installation", file=FOLDER / name, mend="Install nncift again, from a wheel."
+        ) from None
+    return found
+
+
+def _definition(raw: dict[str, Any], workspace: str | Path) -> Definition:
+    where = str(Path(workspace).expanduser().resolve())
+    path, function = raw["entrypoint"].split(":")
+    module = path.removesuffix(".py").replace("/", ".")
+    return Definition(
+        name=raw["name"],
+        entrypoint=f"{module}.{function}",
+        description=raw["description"],
+        tags=raw["tags"],
+        parameters={**raw["parameters"], "workspace": where},
+        schedules=[(_schedule(s), s.get("active", True)) for s in raw["schedules"]],
+        concurrency=raw["concurrency_limit"],
+        job_variables=raw["work_pool"]["job_variables"],
+        triggers=[_own(t, workspace) for t in raw.get("triggers", [])],
+    )
+
+
+def _own(trigger: dict[str, Any], workspace: str | Path) -> dict[str, Any]:
+    """A trigger that hears events of this workspace only."""
+    digest = workspace_digest(workspace)
+    name = f"{trigger['name']}-{digest}"
+    return {**trigger, "name": name, "match": {"prefect.resource.id": f"nncift.workspace.{digest}"}}
+
+
+def _schedule(raw: dict[str, Any]) -> Schedule:
+    zone = {"timezone": raw["timezone"]} if raw.get("timezone") else {}
+    if "cron" in raw:
+        return CronSchedule(cron=raw["cron"], **zone)
+    if "rrule" in raw:
+        return RRuleSchedule(rrule=raw["rrule"], **zone)
+    return IntervalSchedule.model_validate({"interval": raw["interval"], **zone})
+
+
+def with_config(definitions: list[Definition], path: str | Path) -> list[Definition]:
+    """`definitions` with the user's job in the place of the built-in data.
+
+    `valuation` stops after the selection; `compare` needs [finetune] in the config, else it is left out.
+    Data files named from the current directory are named in full, for a worker runs elsewhere.
+    Raises UserError for what is wrong in the config, as `nncift run` does; data files are not read.
+    """
+    path = Path(path)
+    base_dir = load_config(path).base_dir
+    # Checked above; taken as written, so that "auto" is settled by the machine that runs the job.
+    written = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    config = Config.model_validate(written).model_dump(mode="json")
+    _name_in_full(config, Path(base_dir))
+    alone = {k: v for k, v in config.items() if k not in ("finetune", "evaluation")}
+    jobs = {"valuation": alone, "refresh": config if config["finetune"] else alone}
+    if config["finetune"]:
+        jobs["compare"] = config
+    return [
+        replace(d, parameters={**d.parameters, "config": _without_none(jobs[d.name]), "base_dir": base_dir})
+        for d in definitions
+        if d.name in jobs
+    ]
+
+
+def _without_none(config: dict[str, Any]) -> dict[str, Any]:
+    """TOML has no null: what is not set is left out, so that the parameters read as the file does."""
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in config.items() if v is not None}
+
+
+def _name_in_full(config: dict[str, Any], base_dir: Path) -> None:
+    """Data that `nncift run` would find in the current directory only gets its absolute path."""
+    for dataset in (config["pool"], config["target"], config["selection"]["existing"] or {}):
+        for key in ("source", "test"):
+            value = dataset.get(key)
+            if isinstance(value, str):
+                dataset[key] = _in_full(value, base_dir)
+            elif value is not None:
+                dataset[key] = [_in_full(v, base_dir) for v in value]
+
+
+def _in_full(source: str, base_dir: Path) -> str:
+    named = os.path.expanduser(source)
+
+    def there(folder: Path) -> bool:
+        return os.path.lexists(folder / named) or bool(
+            glob.has_magic(named) and glob.glob(str(folder / named))
+        )
+
+    return str(Path.cwd() / named) if there(Path.cwd()) and not there(base_dir) else source
+
+
+def scheduled(
+    definitions: list[Definition], cron: str | None, interval: float | None, timezone: str | None
+) -> list[Definition]:
+    """`definitions` with another schedule of `refresh`; without cron and interval they stay as they are.
+
+    interval: seconds. Raises UserError for both at once, and for what Prefect does not accept.
+    """
+    if cron is not None and interval is not None:
+        raise UserError("two schedules are given", field="--cron, --interval", mend="Keep one of them.")
+    if cron is None and interval is None:
+        if timezone is None:
+            return definitions
+        raise UserError(
+            "a time zone alone is no schedule",
+            field="--timezone",
+            mend='Add --cron, as in --cron "0 2 * * *".',
+        )
+    option = "--cron" if cron is not None else "--interval"
+    raw = {"cron": cron} if cron is not None else {"interval": interval}
+    try:
+        schedule = _schedule({**raw, "timezone": timezone})
+    except (ValidationError, OverflowError) as e:
+        wrong_zone = isinstance(e, ValidationError) and any("timezone" in x["loc"] for x in e.errors())
+        raise UserError(
+            f"{timezone if wrong_zone else raw[option.removeprefix('--')]!r} is not understood",
+            field="--timezone" if wrong_zone else option,
+            mend='Write --cron "0 2 * * *" (minute hour day month weekday), --interval 3600 (seconds), '
+            "--timezone Europe/Paris.",
+        ) from None
+    return [replace(d, schedules=[(schedule, True)]) if d.name == "refresh" else d for d in definitions]

@@ -1,0 +1,51 @@
+"""What every shard needs to know of the job: config, workspace, keys and the stored data sets."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+
+from pydantic import BaseModel, ConfigDict
+
+from nncift_core.config import Config, parse_config
+from nncift_core.pipeline.problem import Keys, Problem
+from nncift_core.store.references import DatasetRef, Refresh
+from nncift_core.store.workspace import Workspace
+
+
+class Job(BaseModel):
+    """The resolved job: config, workspace folder, keys and the data sets once they are stored; refresh: the
+    earlier run that a recurring one goes on from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    workspace: str
+    config_json: str
+    base_dir: str
+    identity: Keys
+    datasets: tuple[DatasetRef, ...] = ()
+    refresh: Refresh | None = None
+
+    @property
+    def config(self) -> Config:
+        """The validated config."""
+        return parse_config(json.loads(self.config_json), base_dir=self.base_dir)
+
+    @property
+    def ws(self) -> Workspace:
+        """The workspace."""
+        return Workspace(self.workspace)
+
+    def problem(self) -> Problem:
+        """The matrix of this job; its index is read once per process."""
+        return _problem(self)
+
+
+@lru_cache(maxsize=2)
+def _problem(job: Job) -> Problem:
+    return Problem.load(job.ws, job.config, job.identity, list(job.datasets), job.refresh)
+
+
+def forget_indices() -> None:
+    """Make the next `problem()` look at the files again (called once per flow run)."""
+    _problem.cache_clear()

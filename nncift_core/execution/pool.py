@@ -1,0 +1,148 @@
+"""The device slots of a machine: one shard at a time on each, in a process of its own.
+
+A shard that failed is given another slot than before, where there is one; a slot on which several shards in a
+row failed is no longer used while others stand.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from nncift_core.config import Config
+from nncift_core.devices import resolve_devices
+from nncift_core.execution import models
+from nncift_core.execution.failures import is_permanent
+from nncift_core.execution.models import Slot
+from nncift_core.execution.process import Held
+from nncift_core.execution.work import Progress, Request, perform
+
+Isolation = Literal["process", "thread"]
+# Shards that fail one after another on a device before it is left alone.
+_BAD_AFTER = 3
+_LOOK = 0.5
+
+
+class DevicePool:
+    """The slots of `[execution] devices`; several may stand on one device."""
+
+    def __init__(self, devices: list[str], isolation: Isolation) -> None:
+        self.slots = [Slot(number, device) for number, device in enumerate(devices)]
+        self.isolation = isolation
+        self.retired: list[Slot] = []
+        self._free = list(self.slots)
+        self._changed = threading.Condition()
+        self._failed_on: dict[str, set[int]] = defaultdict(set)
+        self._in_a_row: dict[int, set[str]] = defaultdict(set)
+        self._workers = {slot.number: Held() for slot in self.slots}
+
+    @property
+    def devices(self) -> list[str]:
+        """Devices of the slots, in order."""
+        return [slot.device for slot in self.slots]
+
+    def run(self, key: str, request: Request, progress: Progress) -> dict[str, Any]:
+        """Compute a shard on a free slot; returns its counts and its device.
+
+        key: of the shard, the same for every try. Raises what the shard raised, and WorkerLost when its
+        process died or hung; a new process then takes its place.
+        """
+        with self._taken(key, progress) as slot:
+            try:
+                done = self._compute(request, slot, progress)
+            except Exception as e:
+                self._note_failure(slot, key, e)
+                raise
+            self._in_a_row[slot.number].clear()
+            return {**done, "device": slot.device}
+
+    def _compute(self, request: Request, slot: Slot, progress: Progress) -> dict[str, Any]:
+        if self.isolation == "thread":
+            return {"computed": perform(request, slot, progress)}
+        held = self._workers[slot.number]
+        try:
+            worker = held.get(slot, masked=_masks(request.job.config))
+            return worker.serve(request, progress, request.job.config.execution.hang_after)
+        except BaseException:
+            # After an error a device may be in any state: the next shard gets a process without a past.
+            held.drop()
+            raise
+
+    @contextmanager
+    def _taken(self, key: str, progress: Progress) -> Iterator[Slot]:
+        """Wait for a slot on which this shard has not failed yet, if there is any, and hold it."""
+        with self._changed:
+            while (slot := self._fitting(key)) is None:
+                if not self._changed.wait(_LOOK):
+                    progress.advance(0)
+            self._free.remove(slot)
+        try:
+            yield slot
+        finally:
+            with self._changed:
+                self._free.append(slot)
+                self._changed.notify_all()
+
+    def _fitting(self, key: str) -> Slot | None:
+        good = [s for s in self.slots if s not in self.retired]
+        others = [s for s in good if s.number not in self._failed_on[key]]
+        return next((s for s in self._free if s in (others or good)), None)
+
+    def _note_failure(self, slot: Slot, key: str, error: Exception) -> None:
+        if is_permanent(error):
+            return
+        with self._changed:
+            self._failed_on[key].add(slot.number)
+            self._in_a_row[slot.number].add(key)
+            left = [s for s in self.slots if s not in self.retired and s != slot]
+            if len(self._in_a_row[slot.number]) >= _BAD_AFTER and left and slot not in self.retired:
+                self.retired.append(slot)
+                self._changed.notify_all()
+
+    def pids(self) -> list[int]:
+        """Process ids of the workers that live."""
+        return [h.worker.pid for h in self._workers.values() if h.worker is not None and h.worker.alive]
+
+    def close(self) -> None:
+        """End the worker processes and free the models: their memory is needed elsewhere. The pool stays
+        usable, and every slot gets another chance."""
+        for held in self._workers.values():
+            held.drop()
+        models.forget_models()
+        with self._changed:
+            self.retired.clear()
+            self._failed_on.clear()
+            self._in_a_row.clear()
+
+
+def _masks(config: Config) -> bool:
+    """Whether a worker may see its slot's GPU alone: no section names a GPU of its own."""
+    named = [config.encoder.device, config.language_model.device]
+    named += [config.finetune.device] if config.finetune is not None else []
+    return not any(device.startswith("cuda") for device in named)
+
+
+_LOCK = threading.Lock()
+_POOLS: dict[tuple[tuple[str, ...], str], DevicePool] = {}
+
+
+def pool_of(config: Config) -> DevicePool:
+    """This process's pool for `[execution]` of `config`.
+
+    Raises UserError for a device that this machine lacks.
+    """
+    devices = tuple(resolve_devices(config.execution.devices))
+    with _LOCK:
+        where = (devices, config.execution.isolation)
+        return _POOLS.setdefault(where, DevicePool(list(devices), config.execution.isolation))
+
+
+def close_pools() -> None:
+    """End every worker process of this process."""
+    with _LOCK:
+        pools = list(_POOLS.values())
+    for pool in pools:
+        pool.close()

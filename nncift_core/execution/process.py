@@ -1,0 +1,168 @@
+"""A worker process seen from its parent: start, one shard at a time, notice death and silence, end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from nncift_core.execution.failures import WorkerLost, ending, unpacked
+from nncift_core.execution.models import Slot
+from nncift_core.execution.work import Progress, Request
+from nncift_core.finetune.process import child_env
+from nncift_core.store.files import made_in
+
+# Seconds between two looks at whether the run was stopped meanwhile.
+_LOOK = 0.5
+_GRACE = 10.0
+
+
+class Worker:
+    """A process that owns one device; it keeps its models from one shard to the next."""
+
+    def __init__(self, slot: Slot, *, masked: bool) -> None:
+        """Start it. masked: the slot's GPU is the only one it sees (under the name "cuda:0")."""
+        self.slot = slot
+        apart = masked and slot.device.startswith("cuda")
+        device = "cuda:0" if apart else slot.device
+        end, self._lifeline = os.pipe()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "nncift_core.execution.worker", str(slot.number), device, str(end)],
+                env=child_env(slot.device if apart else "cpu"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                pass_fds=(end,),
+                # A Ctrl-C of the terminal is for the parent, which ends this process with its children.
+                start_new_session=True,
+            )
+        finally:
+            os.close(end)
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def serve(self, request: Request, progress: Progress, hang_after: float) -> dict[str, Any]:
+        """Have a shard computed; returns its counts. progress: told of every step, and asked now and then.
+
+        hang_after: seconds without progress after which the process counts as hanging and is ended.
+        Raises WorkerLost when it died or hung, the shard's own error (`failures.unpacked`) when it failed,
+        and whatever `progress` raises; then the process is no longer usable.
+        """
+        message = {
+            "work": request.work,
+            "job": request.job.model_dump(mode="json"),
+            "shard": request.shard,
+            "given": request.given,
+            "made_in": made_in(request.job.ws.root),
+        }
+        self._send(message)
+        last = time.monotonic()
+        while True:
+            try:
+                line = self._lines.get(timeout=min(_LOOK, hang_after))
+            except queue.Empty:
+                progress.advance(0)
+                if time.monotonic() - last > hang_after:
+                    self.kill()
+                    raise WorkerLost(
+                        f"the worker process made no progress for {hang_after:.0f} s and was ended "
+                        "(execution.hang_after)"
+                    ) from None
+                continue
+            if line is None:
+                raise WorkerLost(self._ending())
+            last = time.monotonic()
+            found = json.loads(line)
+            if "advance" in found:
+                progress.advance(found["advance"])
+            elif "to" in found:
+                progress.to(*found["to"])
+            elif "error" in found:
+                raise unpacked(found["error"])
+            else:
+                done: dict[str, Any] = found["done"]
+                return done
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            print(json.dumps(message), file=self._process.stdin, flush=True)
+        except OSError:
+            raise WorkerLost(self._ending()) from None
+
+    def _ending(self) -> str:
+        """Why the process has ended, once it is gone for good."""
+        try:
+            code = self._process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = self._process.wait()
+        self._errors.seek(0)
+        return ending(code, self._errors.read().decode("utf-8", "replace"))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """End it at once, with all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        for stream in (self._process.stdin, self._errors):
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
+
+
+@dataclass
+class Held:
+    """The worker process of a slot, if it has one."""
+
+    worker: Worker | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def get(self, slot: Slot, *, masked: bool) -> Worker:
+        """The worker, started when there is none that lives."""
+        with self.lock:
+            if self.worker is None or not self.worker.alive:
+                self._drop()
+                self.worker = Worker(slot, masked=masked)
+            return self.worker
+
+    def drop(self) -> None:
+        """End the worker."""
+        with self.lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self.worker is not None:
+            self.worker.kill()
+            self.worker = None

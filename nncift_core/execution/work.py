@@ -1,0 +1,119 @@
+"""What device shards do, by name: one call into `pipeline` with the models of a slot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow.parquet as pq
+
+from nncift_core.devices import pick
+from nncift_core.execution import models
+from nncift_core.execution.job import Job
+from nncift_core.execution.models import Slot
+from nncift_core.finetune import settings
+from nncift_core.pipeline.downstream import base_cell, cells, is_trained, train_cell
+from nncift_core.pipeline.embed import EmbedShard, embed_shard
+from nncift_core.pipeline.estimator_features import ForwardShard, compute_estimator_features
+from nncift_core.pipeline.evaluate import evaluate_cell, is_evaluated
+from nncift_core.pipeline.exact import ExactShard, compute_exact
+from nncift_core.pipeline.features import FeatureShard, compute_features
+from nncift_core.pipeline.state import fit_state, plan_state
+
+
+class Progress(Protocol):
+    """Who is told how far a shard is."""
+
+    def advance(self, items: int) -> None:
+        """`items` more are done."""
+
+    def to(self, done: int, total: int) -> None:
+        """`done` of `total` are done."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One shard: which work, of which job, and what only this work takes (`given`)."""
+
+    work: str
+    job: Job
+    shard: dict[str, Any]
+    given: dict[str, Any]
+
+
+Work = Callable[[Request, Slot, Progress], int]
+
+
+def perform(request: Request, slot: Slot, progress: Progress) -> int:
+    """Do the work of `request` on `slot`; returns the items computed now, not counting what was there."""
+    request.job.problem().look_again()
+    return WORK[request.work](request, slot, progress)
+
+
+def _embed(request: Request, slot: Slot, progress: Progress) -> int:
+    job = request.job
+    with models.encoder(job, slot) as (encoder, _):
+        return embed_shard(job.problem(), encoder, EmbedShard(**request.shard), progress.advance)
+
+
+def _prepare_function(request: Request, slot: Slot, progress: Progress) -> int:
+    job = request.job
+    with models.function(job, slot) as (function, _):
+        return len(fit_state(job.problem(), function, plan_state(job.problem()), progress.to))
+
+
+def _features(request: Request, slot: Slot, progress: Progress) -> int:
+    job = request.job
+    with models.function(job, slot) as (function, _):
+        return compute_features(job.problem(), function, FeatureShard(**request.shard), progress.advance)
+
+
+def _estimator_features(request: Request, slot: Slot, progress: Progress) -> int:
+    job = request.job
+    with models.language_model(job, slot) as (model, _):
+        shard = ForwardShard(**request.shard)
+        return compute_estimator_features(job.problem(), model, shard, progress.advance)
+
+
+def _exact_influence(request: Request, slot: Slot, progress: Progress) -> int:
+    job = request.job
+    with models.function(job, slot) as (function, _):
+        return compute_exact(job.problem(), function, ExactShard(**request.shard), progress.advance)
+
+
+def _student_device(job: Job, slot: Slot) -> str:
+    """Where the student runs: the slot's device, or the one that [finetune] names."""
+    return pick(settings(job.config).device, slot.device, "finetune.device")
+
+
+def _fine_tune(request: Request, slot: Slot, progress: Progress) -> int:
+    problem, subsets = request.job.problem(), request.given["subsets"]
+    found = cells(problem, pq.read_table(problem.ws.root / subsets))
+    cell = next(c for c in found if c.key == request.shard["key"])
+    if is_trained(problem.ws, cell.key):
+        return 0
+    return train_cell(problem, cell, _student_device(request.job, slot), subsets, progress.advance)
+
+
+def _evaluate(request: Request, slot: Slot, progress: Progress) -> int:
+    problem = request.job.problem()
+    table = pq.read_table(problem.ws.root / request.given["subsets"])
+    found = [base_cell(request.job.config), *cells(problem, table)]
+    cell = next(c for c in found if c.key == request.shard["key"])
+    if is_evaluated(problem, cell):
+        return 0
+    computed = evaluate_cell(problem, cell, _student_device(request.job, slot), progress.advance)
+    models.free_device_memory()
+    return computed * len(request.job.config.evaluation.metrics)
+
+
+WORK: dict[str, Work] = {
+    "embed": _embed,
+    "prepare-function": _prepare_function,
+    "features": _features,
+    "estimator-features": _estimator_features,
+    "exact-influence": _exact_influence,
+    "fine-tune": _fine_tune,
+    "evaluate": _evaluate,
+}

@@ -1,0 +1,91 @@
+"""Folders of Parquet shards: which of them count, and how `nncift gc` takes rows out of one.
+
+A shard keeps its name when it is rewritten, so that whatever names it stays true. Its living rows stand
+meanwhile in a second shard beside it, the guard: at no moment is a living row only half written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from nncift_core.store.files import (
+    Manifest,
+    is_intact,
+    manifest_path,
+    read_manifest,
+    sha256_of,
+    void,
+    write_atomic,
+    write_json,
+)
+
+GUARD = "rewrite-"
+# Inode and time of change: another pair is another file under the same name.
+Signature = tuple[int, int]
+
+
+def signature(path: Path) -> Signature:
+    """What tells a file from another one that took its name."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def readable(folder: Path) -> dict[str, Signature]:
+    """Names of the intact shards of a folder, sorted; a guard only where what it guards is not intact."""
+    found = {p.name: signature(p) for p in sorted(folder.glob("*.parquet")) if is_intact(p)}
+    return {n: s for n, s in found.items() if not (is_guard(n) and n.removeprefix(GUARD) in found)}
+
+
+def is_guard(name: str) -> bool:
+    """Whether a shard is the guard of another one."""
+    return name.startswith(GUARD)
+
+
+def guard_of(path: Path) -> Path:
+    """Where the living rows of a shard stand while it is rewritten."""
+    return path.with_name(GUARD + path.name)
+
+
+def rewrite(root: Path, path: Path, write: Callable[[Path], None], rows: int) -> None:
+    """Let `write` make the shard `path` anew from what is there, of `rows` rows, keeping name and history.
+
+    Whatever kills it, shard or guard is intact. Afterwards both are: `remove_guard` ends it.
+    """
+    guard, told = guard_of(path), read_manifest(path)
+    assert told is not None
+    write_atomic(guard, write)
+    _tell(root, guard, told, rows)
+    _copy(root, guard, path)
+
+
+def restore(root: Path, path: Path) -> None:
+    """Put back from its intact guard a shard whose rewriting was killed."""
+    _copy(root, guard_of(path), path)
+
+
+def _copy(root: Path, guard: Path, path: Path) -> None:
+    told = read_manifest(guard)
+    assert told is not None
+    write_atomic(path, lambda part: void(shutil.copyfile(guard, part)))
+    _tell(root, path, told, told.rows)
+
+
+def remove_guard(path: Path) -> None:
+    """Take away the guard of a shard that is whole again."""
+    remove(guard_of(path))
+
+
+def remove(path: Path) -> None:
+    """Delete a payload, its manifest first: without one it does not exist, whatever happens meanwhile."""
+    manifest_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _tell(root: Path, path: Path, told: Manifest, rows: int) -> None:
+    """Write the manifest of a shard that holds other rows than `told`, but was made alike."""
+    size, artifact = path.stat().st_size, path.relative_to(root).as_posix()
+    now = replace(told, artifact=artifact, rows=rows, size=size, sha256=sha256_of(path))
+    write_json(manifest_path(path), asdict(now))

@@ -1,0 +1,131 @@
+"""The cached tasks that compute shards, and how they are submitted: grouped, shared between runs, retried.
+
+Each takes `key`, the content identity of its work, which is its Prefect cache key; `job` says where and how,
+and never enters the key.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect import Task
+
+from nncift_core.execution.failures import is_permanent
+from nncift_core.execution.job import Job
+from nncift_core.execution.pool import pool_of
+from nncift_core.execution.work import Request
+from nncift_core.hashing import digest
+from nncift_core.pipeline.estimate import EstimateShard, estimate_shard
+from nncift_core.store.references import EstimatorRef
+from tasks.caching import stage_task
+from tasks.current import current
+
+# Files that runs lock while they compute a shard; two shards may share one and then wait for each other.
+_LOCKS = 1024
+_LOOK = 0.2
+
+Compute = Callable[[str, Job, dict[str, Any], dict[str, Any]], dict[str, Any]]
+
+
+# By task: what its failed tries had finished.
+_BEFORE: Counter[str] = Counter()
+
+
+def shard_task(name: str, compute: Compute) -> Task[..., Any]:
+    """The task that computes a group of shards one after another by `compute(key, job, shard, given)`.
+
+    A shard that fails for a reason that may pass lets the others of its group go first.
+    """
+
+    def run(key: str, job: Job, shards: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
+        peak, devices = 0.0, set[str]()
+        failed: Exception | None = None
+        for shard in shards:
+            own = shard_key(name, job, shard, given)
+            try:
+                with _alone(job, own):
+                    found = compute(own, job, shard, given)
+            except Exception as e:
+                if is_permanent(e):
+                    raise
+                failed = e
+                continue
+            _BEFORE[key] += found["computed"]
+            peak = max(peak, found.get("peak_rss_mb", 0.0))
+            devices.add(found["device"])
+        if failed is not None:
+            raise failed
+        return {"computed": _BEFORE.pop(key), "peak_rss_mb": peak, "devices": sorted(devices)}
+
+    run.__name__ = name.replace("-", "_")
+    run.__doc__ = f"Compute shards of the stage {name}."
+    return stage_task(name, lambda p: f"{name} {group_name(p['shards'])}")(run)
+
+
+def computed_before(key: str) -> int:
+    """Items that the tries of a task that failed had finished; asked once."""
+    return _BEFORE.pop(key, 0)
+
+
+def group_name(shards: list[dict[str, Any]]) -> str:
+    """What a group of shards is called."""
+    first = str(shards[0]["name"])
+    return first if len(shards) == 1 else f"{first} and {len(shards) - 1} more"
+
+
+def shard_key(name: str, job: Job, shard: dict[str, Any], given: dict[str, Any]) -> str:
+    """Identity of a shard's work, whatever of it was missing when it was planned."""
+    what = {k: v for k, v in shard.items() if k != "missing"}
+    return digest([name, job.identity.values, *job.identity.encoders, given, what])
+
+
+def on_device(name: str) -> Task[..., Any]:
+    """The task of shards that need a device: each takes a slot of the pool and its worker process."""
+
+    def compute(key: str, job: Job, shard: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        return pool_of(job.config).run(key, Request(name, job, shard, given), current)
+
+    return shard_task(name, compute)
+
+
+@contextmanager
+def _alone(job: Job, shard: str) -> Iterator[None]:
+    """Hold the lock of a shard, so that two runs on one host do not compute it both; the kernel frees it
+    when its holder dies. Whoever waits looks again at what is stored before computing."""
+    path = job.ws.lock(f"shard-{int(shard[:8], 16) % _LOCKS:04d}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                current.advance(0)
+                time.sleep(_LOOK)
+        yield
+
+
+def _estimate(key: str, job: Job, shard: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Estimates of one block of rows: memory and all cores of this process, no device."""
+    ref = EstimatorRef(**given["estimator"])
+    problem = job.problem()
+    problem.estimate_store(ref.key).refresh()
+    return {
+        "computed": estimate_shard(problem, ref, EstimateShard(**shard), current.advance),
+        "device": "cpu",
+    }
+
+
+embed = on_device("embed")
+prepare_function = on_device("prepare-function")
+features = on_device("features")
+estimator_features = on_device("estimator-features")
+exact_influence = on_device("exact-influence")
+fine_tune = on_device("fine-tune")
+evaluate = on_device("evaluate")
+estimate_influence = shard_task("estimate-influence", _estimate)

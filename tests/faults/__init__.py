@@ -1,0 +1,1 @@
+"""Faults injected at seeded random moments; `benchmarks/faults.py` runs more of them."""
