@@ -42,7 +42,7 @@ test-browser: $(STAMP)
 # Minutes: it values the built-in pool first.
 screenshots: $(STAMP)
 	NNCIFT_REQUIRE_BROWSER=1 NNCIFT_SCREENSHOTS=docs/images \
-	  $(BIN)/python -m pytest -m browser -k screenshots tests/browser
+	  $(BIN)/python -m pytest -m browser -k "screenshots or operations_page" tests/browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

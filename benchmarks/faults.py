@@ -57,7 +57,9 @@ def main() -> None:
                     lost[fault.kind] += 1
                     print(e, file=sys.stderr)
                 injected[fault.kind] += 1
-                seconds[fault.kind] += time.monotonic() - start
+                taken = time.monotonic() - start
+                seconds[fault.kind] += taken
+                print(f"{fault}: {taken:.1f} s", file=sys.stderr, flush=True)
         finally:
             world.close()
     print(machine())

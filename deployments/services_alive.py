@@ -13,13 +13,14 @@ import time
 import redis
 
 SECONDS = 60
+# `prefect server services start` signs here; the API server, which does other work, under another name.
+SIGNS = "prefect:workers"
 
 
 def main() -> int:
     """0 when a worker of this machine signed within SECONDS, else 1."""
     client = redis.Redis.from_url(os.environ["PREFECT_SERVER_DOCKET_URL"], decode_responses=True)
-    signs = f"{os.environ.get('PREFECT_SERVER_DOCKET_NAME', 'prefect-server')}:workers"
-    alive = client.zrangebyscore(signs, time.time() - SECONDS, "+inf")
+    alive = client.zrangebyscore(SIGNS, time.time() - SECONDS, "+inf")
     return 0 if any(name.startswith(f"{socket.gethostname()}#") for name in alive) else 1
 
 

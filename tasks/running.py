@@ -19,9 +19,13 @@ from tasks.interrupts import interrupts
 from tasks.progress import say
 from tasks.shards import computed_before, group_name, shard_key
 
-# Task runs of one stage: a flow has at most ten stages, and should stay below 500 task runs.
+# Task runs of one stage: a flow has at most ten stages, and should stay below 500 task runs. AGAIN: of a
+# stage that an attempt comes back to (rounds of refinement, added labels), which may be often.
 STAGE_TASKS = 40
-MAIN_STAGE_TASKS = 120
+MAIN_STAGE_TASKS = 100
+AGAIN_STAGE_TASKS = 12
+# Attempts and stages that had their first turn.
+_BEGUN: set[tuple[str, str]] = set()
 # Attempts that have been told of another run beside them.
 _TOLD: set[str] = set()
 _MAIN_STAGES = ("exact-influence", "estimate-influence")
@@ -70,9 +74,11 @@ def run_shards(
     their key is stale and refreshed. All are tried before any failure shows. Raises UserError where one says
     that the input is wrong, else ShardsFailed.
     """
+    if not shards:
+        return Outcome(0, 0.0)
     given = given or {}
     bound = prepared(task, job).with_options(refresh_cache=True)
-    groups = _groups(task.name, _ordered(job, shards))
+    groups = _groups(_ordered(job, shards), _allowed(task.name, made_in(job.ws.root)))
     keys = [digest([shard_key(task.name, job, s, given) for s in group]) for group in groups]
     futures = [bound.submit(key, job, group, given) for key, group in zip(keys, groups, strict=True)]
     for future in futures:
@@ -112,8 +118,15 @@ def _ordered(job: Job, shards: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return mixed
 
 
-def _groups(stage: str, shards: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def _allowed(stage: str, attempt: str) -> int:
+    """How many task runs the next turn of a stage may have."""
+    if (attempt, stage) in _BEGUN:
+        return AGAIN_STAGE_TASKS
+    _BEGUN.add((attempt, stage))
+    return MAIN_STAGE_TASKS if stage in _MAIN_STAGES else STAGE_TASKS
+
+
+def _groups(shards: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:
     """Neighbouring shards together where there are more of them than task runs allowed."""
-    most = MAIN_STAGE_TASKS if stage in _MAIN_STAGES else STAGE_TASKS
     size = -(-len(shards) // most) or 1
     return [shards[start : start + size] for start in range(0, len(shards), size)]

@@ -30,15 +30,15 @@ def program(name: str) -> str | None:
     return found or next((str(p / name) for p in sorted(Path("/").glob(DEBIAN[1:]), reverse=True)), None)
 
 
-def until(check: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true value of `check`; fails after `seconds`."""
+def until(check: Callable[[], Any], seconds: float, what: str, more: Callable[[], str] = str) -> Any:
+    """The first true value of `check`; fails after `seconds`, with what `more` says then."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = check()
         if found:
             return found
         time.sleep(0.5)
-    raise AssertionError(f"waited {seconds:.0f} s for {what}")
+    raise AssertionError(f"waited {seconds:.0f} s for {what} {more()}")
 
 
 class Stack:
@@ -68,6 +68,7 @@ class Stack:
         home = self.folder / f"home-{service}"
         return {
             **env,
+            "PYTHONUNBUFFERED": "1",
             "PREFECT_HOME": str(home),
             "PREFECT_REDIS_MESSAGING_HOST": "127.0.0.1",
             "PREFECT_REDIS_MESSAGING_PORT": str(self.ports["redis"]),
@@ -99,6 +100,10 @@ class Stack:
     def log(self, name: str) -> str:
         """The end of a service's output, for messages."""
         return (self.folder / f"{name}.log").read_text(errors="replace")[-3000:]
+
+    def logs(self) -> str:
+        """The ends of all outputs."""
+        return "\n".join(f"=== {n} ({p.poll()})\n{self.log(n)}" for n, p in self.processes.items())
 
     def start_postgres(self) -> None:
         """A new cluster with the compose file's user, password and database."""

@@ -121,6 +121,7 @@ def ruling(problem: Problem, plan: ExactPlan, check: dict[str, Any], before: str
         np.array([p["predicted"] for p in pairs], np.float64),
         _unknown(rows, columns, problem.known),
         _unknown(rows, columns, (plan.design.all_rows, plan.design.all_columns)),
+        _groups(problem, plan, rows, columns),
         (before, check["verdict"]["level"]),
         check["verdict"]["reason"],
         level=settings.level,
@@ -132,6 +133,18 @@ def _unknown(rows: Int64, columns: Int64, known: tuple[Int64, Int64]) -> Bool:
     """Which pairs [k] touch a row or a column that is not among `known` ones."""
     out: Bool = ~(np.isin(rows, known[0]) & np.isin(columns, known[1]))
     return out
+
+
+def _groups(problem: Problem, plan: ExactPlan, rows: Int64, columns: Int64) -> Int64:
+    """A number per pair [k], of its row; of its column where only that is new."""
+    sides = (
+        (rows, problem.known[0], plan.design.all_rows),
+        (columns, problem.known[1], plan.design.all_columns),
+    )
+    new_row, new_column = (~(np.isin(ids, known) & np.isin(ids, drawn)) for ids, known, drawn in sides)
+    by_column = new_column & ~new_row
+    which = np.stack([by_column.astype(np.int64), np.where(by_column, columns, rows)])
+    return np.unique(which, axis=1, return_inverse=True)[1].ravel()
 
 
 def extend_labels(problem: Problem, design: StoredDesign) -> StoredDesign | None:

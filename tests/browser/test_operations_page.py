@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,16 @@ def test_runs_are_found_by_function_and_data(browser: Browser, retried: Valued) 
     browser.wait_text(*tags)
     search_tasks(browser, "exact-influence")
     browser.wait_text("exact-influence Q1 block 0")
+
+
+def test_a_deployment_shows_its_schedule(
+    browser: Browser, retried: Valued, make_project: Callable[[str], Project]
+) -> None:
+    project = make_project("deployed")
+    project.call("deploy", "job.toml", "--workspace", str(project.workspace), "--cron", "0 3 * * *")
+    answer = httpx.get(f"{retried.server}/api/deployments/name/refresh/refresh", trust_env=False)
+    browser.open(f"{retried.server}/v2/deployments/deployment/{answer.raise_for_status().json()['id']}")
+    browser.wait_text("refresh", "03:00")
+    browser.picture("deployment")
+    browser.open(f"{retried.server}/v2/automations")
+    browser.wait_text("nncift-crash-silent-runs")

@@ -130,3 +130,17 @@ def test_a_pool_of_another_type_is_refused(client: SyncPrefectClient, prefect_en
     )
     assert done.returncode == 2
     assert "others is of type docker" in done.stderr
+
+
+def test_commands_without_a_server_and_with_wrong_input_end_with_one_message(
+    offline_project: Project, tmp_path: Path
+) -> None:
+    for command in (["deploy"], ["notify-data"]):
+        done = offline_project.call(*command, check=1)
+        assert "nncift server start" in done.stderr
+        assert "Traceback" not in done.stderr and not done.stdout
+    offline_project.configure(selection={"cuont": 3})
+    done = offline_project.call("deploy", "job.toml", check=2)
+    assert "cuont" in done.stderr and "job.toml" in done.stderr
+    done = offline_project.call("deploy", "--webhook", "ftp://secret", check=2)
+    assert "--webhook" in done.stderr and "secret" not in done.stderr

@@ -150,7 +150,7 @@ def test_two_scheduled_refreshes_run_and_the_second_finds_nothing_to_do(
         found = [r for r in runs(stack, deployed) if r["state_type"] in TERMINAL]
         return found if len(found) >= 2 else []
 
-    first, second = until(done, 240, f"two refreshes; the worker said {stack.log('worker')}")[:2]
+    first, second = until(done, 240, "two refreshes", stack.logs)[:2]
     assert [r["state_type"] for r in (first, second)] == ["COMPLETED"] * 2, stack.log("worker")
     assert first["auto_scheduled"] and second["auto_scheduled"]
     # What the issue asks for; measured: 2-6 s.
@@ -207,10 +207,10 @@ def test_new_data_that_is_announced_starts_a_refresh(
     write_jsonl(project.folder / "pool.jsonl", [*oracle_rows("pool"), extra])
     said = json.loads(project.call("notify-data", "--workspace", "ws", "--dataset", "pool", "--json").stdout)
     assert len(said["heard_by"]) == 1
-    until(lambda: by_event(stack, deployed), 60, "a run started by the event")
+    until(lambda: by_event(stack, deployed), 60, "a run started by the event", stack.logs)
     run = until(
         lambda: next((r for r in by_event(stack, deployed) if r["state_type"] in TERMINAL), None),
-        120, "the end of that run",
+        120, "the end of that run", stack.logs,
     )  # fmt: skip
     assert run["state_type"] == "COMPLETED", stack.log("worker")
     new = project.query("SELECT count(*) AS n FROM examples WHERE source_id = 'new'")
@@ -229,7 +229,7 @@ def test_a_failed_run_calls_the_webhook(
     away = pool.rename(project.folder / "away.jsonl")
     project.call("notify-data", "--workspace", "ws")
     try:
-        told = until(lambda: hook.heard("Failed"), 120, f"the webhook; services: {stack.log('services')}")
+        told = until(lambda: hook.heard("Failed"), 120, "the webhook", stack.logs)
     finally:
         away.rename(pool)
     assert told["flow"] == "refresh"
@@ -262,7 +262,7 @@ def test_a_run_that_died_with_its_worker_is_crashed_told_and_resumed(
         return str(stack.ask("GET", f"/flow_runs/{run['id']}")["state"]["type"])
 
     assert state() == "RUNNING", "nobody noticed yet"
-    until(lambda: state() == "CRASHED", 200, "the automation")
+    until(lambda: state() == "CRASHED", 200, "the automation", stack.logs)
     until(lambda: hook.heard("Crashed"), 60, "the webhook")
 
     stack.start_worker(stack.folder / "elsewhere")

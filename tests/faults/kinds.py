@@ -75,7 +75,7 @@ def worker_killed(world: World, name: str, rng: random.Random) -> None:
 def worker_hangs(world: World, name: str, rng: random.Random) -> None:
     """SIGSTOP the worker process: it does not react any more."""
     # Above what a worker takes to start and load its model, during which it tells nothing.
-    trial = world.trial(name, 3, rng, hang_after=12, retries=4)
+    trial = world.trial(name, 3, rng, hang_after=20, retries=4)
     _survived(trial, moment(rng, trial, lambda: os.kill(worker_of(trial), signal.SIGSTOP)), trial.finished())
 
 
@@ -287,7 +287,7 @@ def disk_full(world: World, name: str, rng: random.Random) -> None:
     place = world.folder / f"{name}-disk"
     with _small_disk(place) as mounted:
         assert mounted, "this user may not mount a file system"
-        trial = world.trial(name, rng.randint(3, 5), rng, place=place, retries=1)
+        trial = world.trial(name, 3, rng, place=place, retries=0)
         ballast = place / "ballast"
         left = rng.choice([0, 1, 2, 3]) * 4096
 

@@ -1,4 +1,4 @@
-"""Whatever becomes of a manifest's bytes, reading it gives an answer; what does not match counts as not there."""
+"""Whatever becomes of a manifest's bytes, reading it gives an answer; what does not match is missing."""
 
 from __future__ import annotations
 

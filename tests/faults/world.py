@@ -111,14 +111,15 @@ class World:
     def processes(self, module: str) -> list[int]:
         """Process ids of `python -m MODULE` that this world started, this process's own workers left out."""
         own = pool_of(self.job.config).pids()
-        return [pid for pid in _marked(f"{MARK}={self.mark}", module) if pid not in own]
+        return [pid for pid in marked(f"{MARK}={self.mark}", module) if pid not in own]
 
     def child(self, *args: str) -> Child:
         """`python -m ARGS`, marked, with these tests in its path."""
         return Child(args, {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])})
 
 
-def _marked(mark: str, module: str) -> Iterator[int]:
+def marked(mark: str, module: str) -> Iterator[int]:
+    """Process ids of `python -m MODULE` that were started with `mark` in their environment."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             command = (folder / "cmdline").read_bytes().split(b"\0")

@@ -1,4 +1,7 @@
-"""kill -9 at any moment loses at most the work in flight: same subset, finished work reused."""
+"""kill -9 of a flow at any moment loses at most the work in flight: same subset, finished work reused.
+
+The moments are those of its stages; tests/faults has random ones, and other victims.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Project
+from faults.live import WORKER, until
+from faults.world import MARK, free_locks, marked, no_half_written
 
 pytestmark = pytest.mark.heavy
 
@@ -28,6 +34,8 @@ def killed_when(p: Project, ready: Callable[[Path], bool]) -> None:
     assert process.poll() is None, "the run ended before it could be killed"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    until("the worker process to end", lambda: not list(marked(f"{MARK}={p.env[MARK]}", WORKER)), 10)
+    free_locks(p.workspace)
 
 
 def stored_pairs(workspace: Path, kind: str) -> int:
@@ -65,6 +73,7 @@ def test_a_killed_run_goes_on_where_it_was(
     make_project: Callable[[str], Project], unbroken: str, moment: str
 ) -> None:
     p = make_project("killed")
+    p.env = {**p.env, MARK: uuid.uuid4().hex}
     killed_when(p, MOMENTS[moment])
     exact, estimates = stored_pairs(p.workspace, "exact"), stored_pairs(p.workspace, "estimates")
     result = p.run()
@@ -78,5 +87,4 @@ def test_a_killed_run_goes_on_where_it_was(
         assert 0 < estimates < costs["estimate-influence"]["items"]
     first = p.query("SELECT status FROM runs ORDER BY started_at LIMIT 1")[0]["status"]
     assert first == ("completed" if moment == "within ingest" else "killed")
-    leftovers = [x for x in p.workspace.rglob("*.part")]
-    assert all(x.name.startswith(".") for x in leftovers), "half-written files stay hidden"
+    no_half_written(p.workspace)

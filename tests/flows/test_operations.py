@@ -1,4 +1,4 @@
-"""Operations: several slots, concurrent runs, failing shards, Ctrl-C, lost files, the deployment."""
+"""Operations: several slots, concurrent runs, failing shards, Ctrl-C, lost files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from nncift_core.pipeline import exact
 from nncift_core.store.query import rows
 from nncift_core.store.workspace import Workspace
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.heavy
 
 
@@ -198,24 +197,3 @@ def test_exact_values_of_other_runs_are_used_and_said(project: Project) -> None:
     third = project.run()
     assert third["facts"]["exact_pairs_from_other_runs"] == 50
     assert project.costs(third)["exact-influence"]["computed"] == 0
-
-
-def test_the_deployment_is_accepted_by_a_real_server(project: Project, prefect_env: dict[str, str]) -> None:
-    env = {**prefect_env, "PREFECT_API_URL": f"http://127.0.0.1:{prefect_env['NNCIFT_SERVER_PORT']}/api"}
-    prefect = str(Path(sys.executable).with_name("prefect"))
-    for command in (
-        ["work-pool", "create", "nncift", "--type", "process", "--overwrite"],
-        ["--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml"],
-    ):
-        done = subprocess.run(
-            [prefect, *command], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    shown = subprocess.run(
-        [prefect, "deployment", "inspect", "valuation/nightly"],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert "nncift-workspace" in shown
