@@ -23,7 +23,7 @@ from nncift_core.pipeline.estimator_features import feature_files, load_features
 from nncift_core.pipeline.exact import ExactPlan, exact_values
 from nncift_core.pipeline.kernels import needs_kernel, settle_kernel
 from nncift_core.pipeline.problem import Problem
-from nncift_core.pipeline.warm import Earlier, earlier_fit, fit_settings
+from nncift_core.pipeline.warm import Earlier, earlier_fit, fit_settings, standing_fit
 from nncift_core.store.files import is_intact, publish, read_manifest, verify
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.segments import rectangles
@@ -54,7 +54,10 @@ class Known:
 
 def estimator_key(problem: Problem, plan: ExactPlan, architecture: str | None = None) -> str:
     """Identity of a fit: its settings, its labels; of what may be a network, the kernel that predicts here;
-    of a fit that starts from an earlier one, that one. architecture: another one than the config's."""
+    of a fit that starts from an earlier one, that one. architecture: another one than the config's.
+
+    While at most `refit_growth` of the labels that a stored fit of these settings and this design was made on
+    went away with their rows, that fit stands, as the design does."""
     return _identity(problem, plan, architecture)[0]
 
 
@@ -62,16 +65,26 @@ def _identity(problem: Problem, plan: ExactPlan, architecture: str | None) -> tu
     """The key of a fit, and what it starts from."""
     c = problem.config
     name = architecture or c.estimator.architecture
+    kernel = _kernel(problem, name)
+    standing = standing_fit(problem, plan, name, kernel)
+    if standing is not None:
+        return standing, Earlier()
     earlier = earlier_fit(problem, plan, name)
     parts = fit_settings(problem, name) | {
         "design": plan.design.ref.key,
         "labels": digest([part.tolist() for part in plan.labels()]),
     }
-    if needs_kernel(c, name):
-        parts["kernel"] = settle_kernel(problem.ws, c.estimator.hidden)
+    if kernel is not None:
+        parts["kernel"] = kernel
     if earlier.ref is not None:
         parts["warm_from"] = earlier.ref.key
     return digest(parts), earlier
+
+
+def _kernel(problem: Problem, name: str) -> dict[str, Any] | None:
+    """Identity of what predicts here, where `name` may be a network."""
+    c = problem.config
+    return settle_kernel(problem.ws, c.estimator.hidden) if needs_kernel(c, name) else None
 
 
 def choosing(problem: Problem, plan: ExactPlan) -> npt.NDArray[np.bool_]:
@@ -154,7 +167,7 @@ def train(
         if earlier.ref is not None and isinstance(estimator, WarmStarting):
             estimator.warm(load_estimator(problem, earlier.ref))
         estimator.fit(features, labels.i, labels.j, labels.values, seed=c.seed)
-    settings = digest(fit_settings(problem, name))
+    settings = {"settings": digest(fit_settings(problem, name)), "kernel": _kernel(problem, name)}
     chosen = name == "auto"
     return _publish(problem, plan, key, estimator, len(labels.i), chosen, about, earlier.ref, settings)
 
@@ -212,7 +225,7 @@ def _publish(
     chosen: bool,
     about: dict[str, Any],
     start: EstimatorRef | None,
-    settings: str,
+    settings: dict[str, Any],
 ) -> EstimatorRef:
     """settings: what a later fit on more labels finds this one by."""
     path = problem.ws.network_file(key)
@@ -244,7 +257,7 @@ def _publish(
             *problem.exact_store.files(rows),
             *feature_files(problem, rows, np.unique(plan.labels()[1])),
         ),
-        meta={"reference": ref.model_dump(), "settings": settings},
+        meta={"reference": ref.model_dump(), **settings},
     )
     return ref
 

@@ -103,7 +103,7 @@ def going_on(problem: Problem, earlier: dict[str, Any]) -> tuple[Refresh | None,
         design = load_design(problem.ws, problem.family(), m["design_key"])
     except IntegrityError as e:
         return None, Decision("retrained", f"labels are drawn anew: {e}")
-    size = problem.config.refresh.audit_pairs
+    size = problem.config.refresh.audit_of(design.ref.pairs + problem.config.influence.audit_pairs)
     refs = refs_of(earlier)
     return Refresh(previous=earlier["run_id"], datasets=refs, design=design.ref.key, audit_pairs=size), None
 

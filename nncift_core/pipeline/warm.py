@@ -75,6 +75,20 @@ def earlier_fit(problem: Problem, plan: ExactPlan, name: str) -> Earlier:
     return Earlier(ref, winner, told)
 
 
+def standing_fit(problem: Problem, plan: ExactPlan, name: str, kernel: dict[str, Any] | None) -> str | None:
+    """The key of the oldest stored fit of `name` on this design that stands; None without one.
+
+    It stands while at most `refit_growth` of its labels are gone. kernel: what predicts networks here; a fit made under another one does not stand.
+    """
+    wanted, left = digest(fit_settings(problem, name)), len(plan.labels()[0])
+    growth = problem.config.estimator.refit_growth
+    for m in fitted_on(problem.ws, plan.design.ref.key):
+        alike = m.meta.get("settings") == wanted and m.meta.get("kernel") == kernel
+        if alike and left <= m.rows and m.rows - left <= growth * m.rows:
+            return m.key
+    return None
+
+
 def can_start(name: str) -> bool:
     """Whether the estimator `name` can start from an earlier fit."""
     return issubclass(class_of(name), WarmStarting)

@@ -48,6 +48,8 @@ class Fault:
                 f"seed {self.seed}, fault {self.number} ({self.kind}): {type(e).__name__}: {e}. "
                 f"Repeat it with: python benchmarks/faults.py --seed {self.seed} --only {self.number}"
             ) from e
+        finally:
+            world.end_children()
         for folder in world.folder.glob(f"{name}*"):
             shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
 

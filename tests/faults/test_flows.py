@@ -22,6 +22,7 @@ import pytest
 from conftest import free_port
 
 from faults.harness import SEED
+from faults.kinds import waits
 from faults.live import Live, kill, kill_server, until
 
 pytestmark = [
@@ -218,13 +219,20 @@ def test_one_of_two_runs_is_killed_while_the_other_waits(
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     second = live.start()
-    # All but the one that the stopped worker has in hand.
-    all_but_one = len(unbroken.exact_files()) - 1
-    until("the second run to wait", lambda: len(live.exact_files()) >= all_but_one)
-    time.sleep(rng.uniform(0.2, 1))
+    kept, seen = live.exact_files(), [0.0, time.monotonic()]
+
+    def stands() -> bool:
+        # Before the lock of the stopped worker's shard: nothing new for longer than a shard takes.
+        if (count := len(live.exact_files())) != seen[0]:
+            seen[:] = count, time.monotonic()
+        return waits(second.pid) and time.monotonic() - seen[1] > 3
+
+    until("the second run to wait", stands)
     kill(first)
     result = live.finish(second)
     assert live.project.costs(result)["exact-influence"]["computed"] > 0
+    now = live.exact_files()
+    assert all(now[name] == found for name, found in kept.items())
     whole(live, unbroken, result)
     rerun(live, unbroken)
     live.settled()

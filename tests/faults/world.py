@@ -80,6 +80,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.mark = uuid.uuid4().hex
+        self.children: list[Child] = []
         os.environ[MARK] = self.mark
         (folder / "job").mkdir(parents=True)
         self.job = make_job(folder / "job")
@@ -89,6 +90,7 @@ class World:
 
     def close(self) -> None:
         """End the worker processes."""
+        self.end_children()
         close_pools()
         os.environ.pop(MARK, None)
 
@@ -115,7 +117,16 @@ class World:
 
     def child(self, *args: str) -> Child:
         """`python -m ARGS`, marked, with these tests in its path."""
-        return Child(args, {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])})
+        path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+        self.children.append(Child(args, {**os.environ, "PYTHONPATH": path}))
+        return self.children[-1]
+
+    def end_children(self) -> None:
+        """Kill the processes that are left of a trial that failed."""
+        for child in self.children:
+            child.process.kill()
+            child.process.wait()
+        self.children.clear()
 
 
 def marked(mark: str, module: str) -> Iterator[int]:
@@ -298,8 +309,14 @@ def no_orphans(world: World, seconds: float = 10) -> None:
 
 def free_locks(root: Path) -> None:
     """Assert that nobody holds a lock of the workspace."""
-    locks = [*root.rglob("*.lock"), *root.glob("locks/alive/*")]
-    held = [str(path.relative_to(root)) for path in locks if path.is_file() and is_held(path)]
+    deadline = time.monotonic() + 10
+    while True:
+        locks = [*root.rglob("*.lock"), *root.glob("locks/alive/*")]
+        held = [str(path.relative_to(root)) for path in locks if path.is_file() and is_held(path)]
+        # A large process that was killed needs a moment to give back what it has.
+        if not held or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
     assert not held, f"still held: {held}"
 
 

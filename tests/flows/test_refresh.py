@@ -107,8 +107,8 @@ def test_a_tenth_more_of_the_same_costs_little_and_keeps_the_estimator(grown: Pr
     assert estimator(grown, second) == estimator(grown, first)
     costs = grown.costs(second)
     assert costs["train-influence-network"]["computed"] == 0
-    new = costs["estimate-influence"]["computed"]
-    assert new == (costs["estimate-influence"]["items"] // 96) * 9, "only new rows are estimated"
+    assert costs["estimate-influence"]["items"] == 92 * 12, "pool-20 is a copy of pool-06, four times over"
+    assert costs["estimate-influence"]["computed"] == 8 * 12, "only the contents of new rows are estimated"
     assert facts["refresh_labels_added"] == 0
 
 
@@ -129,7 +129,7 @@ def test_what_moved_and_why_is_a_view_a_report_and_an_artifact(grown: Project) -
     url = f"http://127.0.0.1:{grown.env['NNCIFT_SERVER_PORT']}/api"
     with temporary_settings({PREFECT_API_URL: url}):
         artifact = Artifact.get(f"refresh-{second['run_id']}")
-    assert artifact is not None and '"decision"' in json.dumps(artifact.data)
+    assert artifact is not None and '"value": "kept"' in str(artifact.data)
 
 
 def test_a_second_refresh_finds_nothing_to_do(grown: Project) -> None:

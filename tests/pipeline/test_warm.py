@@ -92,7 +92,7 @@ def won(p: Problem, plan: ExactPlan, estimator: Estimator) -> EstimatorRef:
     everything, labels, _ = known_values(p, plan, choosing(p, plan))
     features = read_by(p.config, "auto", everything)
     estimator.fit(features, labels.i, labels.j, labels.values, seed=0)
-    settings = digest(fit_settings(p, "auto"))
+    settings = {"settings": digest(fit_settings(p, "auto")), "kernel": None}
     return _publish(p, plan, estimator_key(p, plan), estimator, len(labels.i), True, {}, None, settings)
 
 
@@ -152,12 +152,26 @@ def test_a_closed_form_starts_from_nothing(stored: Make) -> None:
 
 
 def test_the_oldest_of_several_fits_is_the_start(stored: Make) -> None:
-    p, plan = stored()
+    p, plan = stored(refit_growth=0)
     first = fit(p, plan)
     key = estimator_key(p, extended(plan))
     few = replace(plan, shards=tuple(s for s in plan.shards if s.name != "Q1 block 0"))
     assert fit(p, few).key != first.key
     assert estimator_key(p, extended(plan)) == key
+
+
+def test_a_fit_stands_while_few_of_its_labels_went_away(stored: Make) -> None:
+    """As the design does: rows that were removed do not have everything estimated anew."""
+    p, plan = stored(refit_growth=0.5)
+    first = fit(p, plan)
+    labels = [s for s in plan.shards if s.purpose == "label"]
+    share = labels[0].pairs / sum(s.pairs for s in labels)
+    few = replace(plan, shards=tuple(s for s in plan.shards if s != labels[0]))
+    assert 0 < share < 0.5 and estimator_key(p, few) == first.key
+    others = replace(plan, shards=(labels[0], *(s for s in plan.shards if s.purpose == "audit")))
+    assert share < 0.5 and estimator_key(p, others) != first.key
+    strict, _ = stored(refit_growth=share / 2)
+    assert estimator_key(strict, few) != first.key
 
 
 def test_a_learned_winner_is_kept_and_not_chosen_anew(stored: Make) -> None:
