@@ -78,7 +78,8 @@ def earlier_fit(problem: Problem, plan: ExactPlan, name: str) -> Earlier:
 def standing_fit(problem: Problem, plan: ExactPlan, name: str, kernel: dict[str, Any] | None) -> str | None:
     """The key of the oldest stored fit of `name` on this design that stands; None without one.
 
-    It stands while at most `refit_growth` of its labels are gone. kernel: what predicts networks here; a fit made under another one does not stand.
+    It stands while at most `refit_growth` of its labels are gone. kernel: what predicts networks here; a fit
+    made under another one does not stand.
     """
     wanted, left = digest(fit_settings(problem, name)), len(plan.labels()[0])
     growth = problem.config.estimator.refit_growth

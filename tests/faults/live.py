@@ -53,7 +53,7 @@ class Live:
         self.project.configure(
             influence={"label_fraction": 0.8},
             shards={"rows": 8, "columns": 8},
-            execution={"devices": ["cpu"], "retry_seconds": 0.5},
+            execution={"isolation": "process", "devices": ["cpu"], "retry_seconds": 0.5},
         )
         self.ws = Workspace(self.project.workspace)
         if calibration is not None and calibration.is_file():
