@@ -38,6 +38,7 @@ def settle(home: Path) -> None:
         "PREFECT_HOME": str(home),
         "NNCIFT_SERVER_PORT": str(port),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "ERROR",
         "DO_NOT_TRACK": "1",
     }
 
@@ -128,6 +129,7 @@ def whole_flow(folder: Path, repeats: int) -> float:
     reporter.mode = "quiet"
     folder.mkdir()
     project = Project(folder, dict(os.environ))
+    project.configure(execution={"isolation": "process"})
     value_pool(folder / "job.toml", project.workspace)
     return statistics.median(
         seconds(lambda: value_pool(folder / "job.toml", project.workspace)) for _ in range(repeats)

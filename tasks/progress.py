@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from typing import Literal
 from uuid import UUID
 
+import httpx
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
@@ -65,7 +67,7 @@ class Stage:
         self.name, self.total, self.done, self.unit = name, total, done, unit
         self.pace = Pace()
         self._view, self._artifact = view, artifact
-        self._lock, self._said = threading.Lock(), time.monotonic()
+        self._lock, self._said, self._away = threading.Lock(), time.monotonic(), False
 
     def advance(self, items: int = 1) -> None:
         """`items` more are finished."""
@@ -75,7 +77,7 @@ class Stage:
             self._view.update(self)
             if self._artifact and time.monotonic() - self._said > ARTIFACT_SECONDS:
                 self._said = time.monotonic()
-                update_progress_artifact(self._artifact, progress=self.percent)
+                self._tell(self.percent)
 
     @property
     def percent(self) -> float:
@@ -96,7 +98,17 @@ class Stage:
     def close(self) -> None:
         """The stage is over: early stopping, say, may leave it short of its total."""
         if self._artifact:
-            update_progress_artifact(self._artifact, progress=100.0)
+            self._tell(100.0)
+
+    def _tell(self, percent: float) -> None:
+        """Tell the server; that it is away for a moment is no reason to fail a shard, and said once."""
+        assert self._artifact is not None
+        try:
+            update_progress_artifact(self._artifact, progress=percent)
+        except (httpx.HTTPError, PrefectException) as e:
+            if not self._away:
+                say(f"{self.name}: the server could not be told how far it is ({type(e).__name__})")
+            self._away = True
 
 
 def _rate(per_second: float) -> str:

@@ -73,6 +73,7 @@ def test_a_killed_run_goes_on_where_it_was(
     make_project: Callable[[str], Project], unbroken: str, moment: str
 ) -> None:
     p = make_project("killed")
+    p.configure(execution={"isolation": "process"})
     p.env = {**p.env, MARK: uuid.uuid4().hex}
     killed_when(p, MOMENTS[moment])
     exact, estimates = stored_pairs(p.workspace, "exact"), stored_pairs(p.workspace, "estimates")

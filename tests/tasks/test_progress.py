@@ -6,11 +6,14 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
+from conftest import free_port
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks import progress
-from tasks.progress import Pace, Reporter, Stage, say
+from tasks.progress import Pace, Reporter, Stage, _View, say
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -247,3 +250,18 @@ def test_what_is_said_cannot_steer_the_terminal(
 ) -> None:
     say("data set \x1b]0;x\x07\x1b[2J\u202e: two\nlines")
     assert capsys.readouterr().err == "data set ␛]0;x␇␛[2J\ufffd: two\nlines\n"
+
+
+def test_a_server_that_is_away_fails_no_shard(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The artifact's updates fail as they do while nobody listens on the server's port."""
+    monkeypatch.setattr(progress, "ARTIFACT_SECONDS", 0.0)
+    monkeypatch.setattr(progress.reporter, "mode", "plain")
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
+        stage = Stage("exact-influence", 10, 0, "pairs", _View(), uuid4())
+        for _ in range(3):
+            stage.advance(2)
+        stage.close()
+    assert stage.done == 6
+    assert capsys.readouterr().err.count("the server could not be told how far it is (ConnectError)") == 1
