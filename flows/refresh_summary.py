@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from flows import terminal
+from flows.diff_summary import show_changes
+from nncift_core.store.query import rows
+from nncift_core.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from flows.valuation import ValuationResult
@@ -33,3 +36,10 @@ def show_refresh(result: ValuationResult) -> None:
         moved = facts["refresh_entered"], facts["refresh_left"]
         lines.append(f"subset: {moved[0]:,} rows entered, {moved[1]:,} left")
     console.print(Text("\n".join([*lines, ""])), soft_wrap=True)
+    if facts.get("refresh_entered") or facts.get("refresh_left"):
+        found = rows(Workspace.open(result.workspace), "SELECT * FROM subset_changes", result.run_id)
+        show_changes(console, found, limit=0)
+        each = f"{terminal.command()} diff {facts['refresh_previous_run']} {result.run_id}"
+        console.print(
+            Text(f"row by row: {each} --workspace {terminal.near(result.workspace)}\n"), soft_wrap=True
+        )
