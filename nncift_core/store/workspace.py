@@ -15,6 +15,11 @@ FORMAT = 1
 DEFAULT = "nncift-workspace"
 
 
+def _half_mark(path: Path) -> bool:
+    """Whether a process that made a workspace was killed while it wrote this, the mark."""
+    return path.name.startswith(".nncift.json.") and path.suffix == ".part"
+
+
 class Workspace:
     """A folder with a format mark; `create` makes it, `open` demands it.
 
@@ -53,7 +58,7 @@ class Workspace:
             raise UserError("is a file, not a folder", file=root, mend=mend)
         if ws.exists():
             ws._check()
-        elif ws.root.exists() and any(ws.root.iterdir()):
+        elif ws.root.exists() and any(not _half_mark(p) for p in ws.root.iterdir()):
             raise UserError("is not empty and is no nncift workspace", file=root, mend=mend)
         there = next(p for p in (ws.root, *ws.root.parents) if p.exists())
         if not os.access(there, os.W_OK):
