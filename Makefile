@@ -57,6 +57,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/storage.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exact_influence.py
 	$(BIN)/python -m benchmarks.builtin_lm.context
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/faults.py --count 32
 	$(BIN)/python benchmarks/quickstart.py
 
 compose-env:

@@ -23,6 +23,7 @@ from nncift_core.store.files import locked, write_json
 
 DEFAULT_PORT = 4200
 START_SECONDS = 120
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,10 @@ def _spawn(port: int) -> int:
         "PREFECT_API_URL": api,
         "PREFECT_UI_API_URL": api,
         "PREFECT_SERVER_UI_API_URL": api,
+        # What notifications link to.
+        "PREFECT_UI_URL": f"http://127.0.0.1:{port}",
+        # In memory, the default, a killed server forgets who holds a limit, and the limit stays taken.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DO_NOT_TRACK": "1",

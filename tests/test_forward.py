@@ -82,7 +82,7 @@ def test_a_prefix_is_not_used_up(tiny: LanguageModel) -> None:
     prefix = encode_prefixes(tiny, PREFIXES[:1])[0]
     first = response_log_probs(tiny, TAILS, RESPONSES, prefix)
     again = response_log_probs(tiny, TAILS[:1], RESPONSES[:1], prefix)
-    np.testing.assert_allclose(again[0], first[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(again[0], first[0], rtol=0, atol=5e-6)
     assert prefix.length == 6 and all(k.shape[2] == 6 for k, _ in prefix.layers)
 
 
