@@ -25,7 +25,8 @@ NNCIFT_PORT=4200
 # as in /jobs/job.toml; empty: the built-in data.
 NNCIFT_JOBS=./examples
 NNCIFT_CONFIG=
-# Who is told of failures, as in https://chat.example.org/hooks/...; empty: nobody.
+# Who is told of failures, as in https://chat.example.org/hooks/...
+# Empty: as it was (at first nobody); off: nobody any more.
 NNCIFT_WEBHOOK=
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from dataclasses import dataclass
 from datetime import timedelta
@@ -65,9 +66,17 @@ def apply(
     _pool(client, pool)
     _limit(client, limit_name(workspace))
     made = [_deployment(client, d, flows[d.name], pool, ui_url) for d in definitions]
+    _delete_others(client, definitions)
     for automation in read_yaml("automations.yaml")["automations"]:
         put_automation(client, AutomationCore.model_validate(automation))
     return made
+
+
+def _delete_others(client: SyncPrefectClient, definitions: list[Definition]) -> None:
+    """Delete a deployment of an earlier config that this one leaves out (compare, without [finetune])."""
+    if all(d.name != "compare" for d in definitions) and any(d.name == "valuation" for d in definitions):
+        with contextlib.suppress(ObjectNotFound):
+            client.delete_deployment(client.read_deployment_by_name("valuation/compare").id)
 
 
 def _flow(entrypoint: str) -> Flow[..., Any]:

@@ -63,7 +63,7 @@ def stands(attempt: Attempt, result: dict[str, Any]) -> dict[str, Any]:
 def _costs_of(ws: Workspace, result: dict[str, Any]) -> list[Cost]:
     """Costs of the attempt that published `result`, but those of reading, which this attempt did itself."""
     names = ("stage", "device", "items", "computed", "reused", "seconds", "peak_rss_mb")
-    rows = [c for c in read_costs(ws, result["run_id"]) if c["attempt"] == result["attempt"]]
+    rows = read_costs(ws, result["run_id"], result["attempt"])
     return [Cost(**{n: c[n] for n in names}) for c in rows if c["stage"] != "ingest"]
 
 

@@ -79,6 +79,10 @@ class Stages:
             done.add(e.done)
             over()
             raise RunError(e.text(self.again)) from e
+        except BaseException:
+            done.computed = done.computed or 0
+            over()
+            raise
         computed, seconds = over()
         reused = f", {items - computed:,} reused" if items > computed else ""
         say(f"{name}: {computed:,} {unit} computed{reused} in {seconds:.1f} s")
@@ -113,7 +117,8 @@ class Stages:
             current.start(shown)
             try:
                 yield
-            except KeyboardInterrupt:
+            except BaseException:
+                # Ctrl-C, and SIGTERM, of which Prefect makes an exception of its own.
                 current.stop()
                 raise
             finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from prefect.futures import PrefectFuture
 
 from nncift_core.errors import RunError, UserError
 from nncift_core.execution.job import Job
+from nncift_core.execution.pool import pool_of
 from nncift_core.hashing import digest
 from nncift_core.store.alive import others_alive
 from nncift_core.store.files import made_in
@@ -62,7 +64,8 @@ class ShardsFailed(RunError):
 
 def _reason(error: Exception) -> str:
     text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())[:300]
+    notes = [n for n in getattr(error, "__notes__", ()) if n.startswith("shard ")]
+    return " ".join("; ".join([text, *notes]).split())[:300]
 
 
 def run_shards(
@@ -80,7 +83,14 @@ def run_shards(
     bound = prepared(task, job).with_options(refresh_cache=True)
     groups = _groups(_ordered(job, shards), _allowed(task.name, made_in(job.ws.root)))
     keys = [digest([shard_key(task.name, job, s, given) for s in group]) for group in groups]
-    futures = [bound.submit(key, job, group, given) for key, group in zip(keys, groups, strict=True)]
+    # The runner of a deployed flow has no bound of its own: as many tasks at once as there are slots.
+    turns = threading.BoundedSemaphore(len(pool_of(job.config).slots))
+    futures = []
+    for key, group in zip(keys, groups, strict=True):
+        turns.acquire()
+        computed_before(key)
+        futures.append(bound.submit(key, job, group, given))
+        futures[-1].add_done_callback(lambda _: turns.release())
     for future in futures:
         future.wait()
     interrupts.check()

@@ -15,7 +15,8 @@ from typing import Any
 
 from prefect import Task
 
-from nncift_core.execution.failures import is_permanent
+from nncift_core.errors import UserError
+from nncift_core.execution.failures import Stopped, is_permanent
 from nncift_core.execution.job import Job
 from nncift_core.execution.pool import pool_of
 from nncift_core.execution.work import Request
@@ -39,7 +40,7 @@ _BEFORE: Counter[str] = Counter()
 def shard_task(name: str, compute: Compute) -> Task[..., Any]:
     """The task that computes a group of shards one after another by `compute(key, job, shard, given)`.
 
-    A shard that fails for a reason that may pass lets the others of its group go first.
+    A shard that fails lets the others of its group go first, unless the input is wrong or the run stopped.
     """
 
     def run(key: str, job: Job, shards: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
@@ -50,10 +51,13 @@ def shard_task(name: str, compute: Compute) -> Task[..., Any]:
             try:
                 with _alone(job, own):
                     found = compute(own, job, shard, given)
+            except (Stopped, UserError):
+                raise
             except Exception as e:
-                if is_permanent(e):
-                    raise
-                failed = e
+                if len(shards) > 1:
+                    e.add_note(f"shard {shard['name']}")
+                # One that may pass goes before one that stays: it is worth another try of the group.
+                failed = e if failed is None or is_permanent(failed) else failed
                 continue
             _BEFORE[key] += found["computed"]
             peak = max(peak, found.get("peak_rss_mb", 0.0))

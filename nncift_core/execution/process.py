@@ -78,7 +78,8 @@ class Worker:
             "given": request.given,
             "made_in": made_in(request.job.ws.root),
         }
-        self._send(message)
+        # A pipe holds less than a large shard, and a process that hangs reads none of it.
+        threading.Thread(target=self._send, args=(message,), daemon=True).start()
         last = time.monotonic()
         while True:
             try:
@@ -95,7 +96,11 @@ class Worker:
             if line is None:
                 raise WorkerLost(self._ending())
             last = time.monotonic()
-            found = json.loads(line)
+            try:
+                found = json.loads(line)
+            except ValueError:
+                # It died in the middle of a line.
+                raise WorkerLost(self._ending()) from None
             if "advance" in found:
                 progress.advance(found["advance"])
             elif "to" in found:
@@ -110,15 +115,17 @@ class Worker:
         assert self._process.stdin is not None
         try:
             print(json.dumps(message), file=self._process.stdin, flush=True)
-        except OSError:
-            raise WorkerLost(self._ending()) from None
+        except (OSError, ValueError):
+            # The process has died, or was ended meanwhile.
+            self._lines.put(None)
 
     def _ending(self) -> str:
         """Why the process has ended, once it is gone for good."""
         try:
             code = self._process.wait(_GRACE)
         except subprocess.TimeoutExpired:
-            self.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             code = self._process.wait()
         self._errors.seek(0)
         return ending(code, self._errors.read().decode("utf-8", "replace"))

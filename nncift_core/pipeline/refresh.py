@@ -18,7 +18,7 @@ from nncift_core.pipeline.problem import Problem
 from nncift_core.store.datasets import version_rows
 from nncift_core.store.designs import Drawn, StoredDesign, extend_design, load_design, note_design
 from nncift_core.store.references import DatasetRef, Refresh
-from nncift_core.store.runs import finished, published
+from nncift_core.store.runs import finished, intact, published
 from nncift_core.store.workspace import Workspace
 
 Int64 = npt.NDArray[np.int64]
@@ -62,7 +62,7 @@ def _listed(ws: Workspace, result: dict[str, Any]) -> bool:
             version_rows(ws, ref)
     except (IntegrityError, FileNotFoundError):
         return False
-    return True
+    return all(intact(ws, result["tables"][name]) for name in ("selection", "scores"))
 
 
 def refs_of(result: dict[str, Any]) -> tuple[DatasetRef, ...]:
@@ -103,9 +103,19 @@ def going_on(problem: Problem, earlier: dict[str, Any]) -> tuple[Refresh | None,
         design = load_design(problem.ws, problem.family(), m["design_key"])
     except IntegrityError as e:
         return None, Decision("retrained", f"labels are drawn anew: {e}")
+    if not _labels_left(problem, design):
+        return None, Decision("retrained", "no labelled row or target is left: labels are drawn anew")
     size = problem.config.refresh.audit_of(design.ref.pairs + problem.config.influence.audit_pairs)
     refs = refs_of(earlier)
     return Refresh(previous=earlier["run_id"], datasets=refs, design=design.ref.key, audit_pairs=size), None
+
+
+def _labels_left(problem: Problem, design: StoredDesign) -> bool:
+    """Whether any labelled pair of `design` is among the rows and columns that are there now."""
+    if design.kind == "scattered":
+        return bool(len(design.pairs_among(problem.rows, problem.columns)[0]))
+    rows, columns = np.isin(design.label_rows, problem.rows), np.isin(design.label_columns, problem.columns)
+    return bool(rows.any() and columns.any())
 
 
 def ruling(problem: Problem, plan: ExactPlan, check: dict[str, Any], before: str | None) -> Holding:

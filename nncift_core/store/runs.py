@@ -72,7 +72,7 @@ class Attempt:
 
     def costs(self) -> list[dict[str, Any]]:
         """Cost rows of this attempt, in the order they were written."""
-        return [c for c in read_costs(self.ws, self.run_id) if c["attempt"] == self.number]
+        return read_costs(self.ws, self.run_id, self.number)
 
     def note(self, **about: Any) -> None:
         """Record more of the attempt, while it runs (which flow run it is, say)."""
@@ -119,11 +119,12 @@ def attempt(
         try:
             with alive(ws, f"{run_id}/{number:04d}"):
                 yield current
-        except KeyboardInterrupt:
-            current.finish("interrupted")
-            raise
-        except BaseException as e:
+        except Exception as e:
             current.finish("failed", f"{type(e).__name__}: {e}"[:2000])
+            raise
+        except BaseException:
+            # Ctrl-C, and SIGTERM, of which Prefect makes an exception of its own.
+            current.finish("interrupted")
             raise
         finally:
             # What this process writes from here on, before another attempt, is not of this one.
@@ -163,9 +164,10 @@ def read_attempts(ws: Workspace) -> list[dict[str, Any]]:
     return sorted(records, key=lambda r: str(r["started_at"]))
 
 
-def read_costs(ws: Workspace, run_id: str | None = None) -> list[dict[str, Any]]:
-    """Cost rows of one run, or of all."""
-    files = (ws.root / "runs").glob(f"{run_id or '*'}/costs/*.json")
+def read_costs(ws: Workspace, run_id: str | None = None, number: int | None = None) -> list[dict[str, Any]]:
+    """Cost rows of one run, or of all; of one attempt by its number, or of all."""
+    which = "*" if number is None else f"{number:04d}-*"
+    files = (ws.root / "runs").glob(f"{run_id or '*'}/costs/{which}.json")
     ordered = sorted(files, key=lambda p: p.stat().st_mtime_ns)
     return [json.loads(p.read_text(encoding="utf-8")) for p in ordered]
 

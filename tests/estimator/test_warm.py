@@ -16,6 +16,8 @@ from nncift_core.estimator.two_tower import _predict
 from nncift_core.estimator.two_tower import _said_again as towers_said_again
 from nncift_core.estimator.warm import LEAST_NEW_ROWS, Moved, Start, WarmStarting
 
+# Half a minute of fits.
+pytestmark = pytest.mark.heavy
 WORLD = learnable(120, 30, noise=0.3)
 WARM = ("mlp", "two-tower", "kernel", "factor")
 # The four share two ways of holding a start: these are the cheap ones of either.

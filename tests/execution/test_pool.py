@@ -101,6 +101,7 @@ def gone(pid: int, seconds: float = 10) -> bool:
     return False
 
 
+@pytest.mark.heavy
 def test_a_worker_keeps_its_process_and_computes_what_threads_compute(
     tmp_path: Path, pool: DevicePool
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_worker_keeps_its_process_and_computes_what_threads_compute(
     assert np.array_equal(*values), "bit-equal"
 
 
+@pytest.mark.heavy
 def test_a_killed_worker_fails_its_shard_and_the_next_gets_a_new_process(
     tmp_path: Path, pool: DevicePool
 ) -> None:
@@ -158,6 +160,7 @@ def test_a_killed_worker_fails_its_shard_and_the_next_gets_a_new_process(
     assert pool.pids() != [pid]
 
 
+@pytest.mark.heavy
 def test_a_worker_without_progress_is_ended(tmp_path: Path) -> None:
     job = exact_job(tmp_path, hang_after=3.0)
     pool = DevicePool(["cpu"], "process")
@@ -175,6 +178,7 @@ def test_a_worker_without_progress_is_ended(tmp_path: Path) -> None:
     pool.close()
 
 
+@pytest.mark.heavy
 def test_wrong_input_is_told_as_in_one_process(tmp_path: Path, pool: DevicePool) -> None:
     job = exact_job(tmp_path)
     request = exact_request(job)
@@ -187,6 +191,24 @@ def test_wrong_input_is_told_as_in_one_process(tmp_path: Path, pool: DevicePool)
     assert fault.value.permanent and "in the worker process" in fault.value.__notes__[0]
 
 
+@pytest.mark.heavy
+def test_a_worker_that_does_not_even_read_is_ended(tmp_path: Path) -> None:
+    """A request larger than a pipe holds, to a process that is stopped before it reads."""
+    job = exact_job(tmp_path)
+    pool = DevicePool(["cpu"], "process")
+    request = exact_request(job)
+    pool.run("warm", request, Steps())
+    os.kill(pool.pids()[0], signal.SIGSTOP)
+    hasty = job.model_copy(
+        update={"config_json": job.config_json.replace('"hang_after":900.0', '"hang_after":2.0')}
+    )
+    large = Request(request.work, hasty, {**request.shard, "name": "x" * (1 << 20)}, {})
+    with pytest.raises(WorkerLost, match="no progress for 2 s"):
+        pool.run("x", large, Steps())
+    pool.close()
+
+
+@pytest.mark.heavy
 def test_a_stop_ends_the_worker(tmp_path: Path, pool: DevicePool) -> None:
     def stop() -> None:
         raise Stopped
@@ -239,7 +261,7 @@ def test_a_device_on_which_shards_fail_one_after_another_is_left_alone(
     pool, tried = DevicePool(["cuda:0", "cuda:1"], "process"), list[int]()
     for key in ("a", "b", "c"):
         failing(pool, key, tried, monkeypatch)
-    assert tried == [0, 1, 0] or len(pool.retired) <= 1
+    assert len(pool.retired) <= 1
     pool, tried = DevicePool(["cuda:0", "cuda:1"], "process"), []
     with pool._changed:
         busy = pool._free.pop()
@@ -268,6 +290,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal is Linux's")
 def test_workers_end_with_their_parent_even_when_they_cannot_react() -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from nncift_core.errors import UserError
 from nncift_core.pipeline.audit import batch_audit
 from nncift_core.pipeline.exact import ExactPlan, compute_exact, plan_exact
 from nncift_core.pipeline.problem import Problem
-from nncift_core.pipeline.refresh import changes, extend_labels, keep_design
+from nncift_core.pipeline.refresh import changes, extend_labels, going_on, keep_design
 from nncift_core.store.references import Refresh
 
 Make = Callable[..., Problem]
@@ -129,6 +129,22 @@ def test_rows_that_went_take_their_labels_along_and_are_counted(make: Make) -> N
         "refresh_new_rows": 5, "refresh_removed_rows": 10,
         "refresh_new_targets": 0, "refresh_removed_targets": 0,
     }  # fmt: skip
+
+
+def test_a_pool_of_other_rows_altogether_has_its_labels_drawn_anew(make: Make) -> None:
+    for labels in DESIGNS:
+        before = make(labels=labels)
+        design = plan_exact(before).design
+        earlier = {
+            "run_id": "earlier",
+            "matrix": {"keys": asdict(before.keys), "estimator": {}, "design_key": design.ref.key},
+            "datasets": [d.ref.model_dump(mode="json") for d in before.datasets],
+        }
+        refresh, decided = going_on(make(labels=labels), earlier)
+        assert refresh is not None and decided is None
+        refresh, decided = going_on(make(labels=labels, pool=range(1000, 1000 + ROWS)), earlier)
+        assert refresh is None and decided is not None and decided.kind == "retrained"
+        assert "no labelled row or target is left" in decided.reason
 
 
 def test_nothing_new_audits_nothing_more(make: Make) -> None:

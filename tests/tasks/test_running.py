@@ -77,6 +77,9 @@ class Future:
     def __init__(self, found: Any) -> None:
         self.found = found
 
+    def add_done_callback(self, fn: Any) -> None:
+        fn(self)
+
     def result(self, raise_on_failure: bool = True) -> Any:
         assert not raise_on_failure, "one failure must not hide the others"
         return self.found
