@@ -132,10 +132,12 @@ class Delift(Pairwise):
             bos, responses = list(self.model.bos_ids), self._responses(new)
             prompts = encode_prompts(self.model, new.prompts, self.config.template_without)
             each = [
-                Grid([bos], [prompt], [response], np.array([[k]]))
-                for k, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+                Grid([bos], [prompt], [response], np.array([[0]]))
+                for prompt, response in zip(prompts, responses, strict=True)
             ]
-            distances = self._passes.measure(each, len(new))
+            # One by one: in a batch the last bits would depend on which columns were not known yet, and with
+            # them on the order of shards, on another run beside this one, on a kill.
+            distances = np.concatenate([self._passes.measure([grid], 1) for grid in each])
             self.counters["truncated_targets"] += self._passes.counters.pop("cut", 0)
             self._without.update(zip(new.content_ids.tolist(), distances.tolist(), strict=True))
         return np.array([self._without[content] for content in ids], np.float64)

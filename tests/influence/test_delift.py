@@ -616,3 +616,12 @@ def test_token_costs_with_a_single_row_or_column(tiny: LanguageModel) -> None:
         shared, own = f.token_costs(rows, columns)
         whole = sum(grid.tokens(shared=False) for grid in f._tile_grids(rows, columns))
         assert len(columns) * shared.sum() + len(rows) * own.sum() == whole
+
+
+def test_values_do_not_depend_on_what_the_function_computed_before(tiny: LanguageModel) -> None:
+    """Bit by bit: a run after a kill, or beside another, comes by its shards in another order."""
+    rows, columns = oracle_rows("pool"), oracle_rows("target")
+    plain, used = function(tiny), function(tiny)
+    used.pairs(rows.take(np.array([3, 1])), columns.take(np.array([5, 2])))
+    used.tile(rows.take(np.arange(2)), columns.take(np.array([7])))
+    assert np.array_equal(used.tile(rows, columns), plain.tile(rows, columns))
