@@ -119,9 +119,10 @@ class Live:
                 return found
 
     def flow_runs(self) -> list[dict[str, Any]]:
-        """Flow runs over this workspace, the oldest first."""
+        """Flow runs over this workspace that have begun, the oldest first; a schedule has more in store."""
         found = self.ask("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
-        return [r for r in found if r["parameters"].get("workspace") == str(self.ws.root)]
+        begun = [r for r in found if r["state_type"] != "SCHEDULED"]
+        return [r for r in begun if r["parameters"].get("workspace") == str(self.ws.root)]
 
     def task_runs(self, flow_run: dict[str, Any], stage: str = "") -> list[dict[str, Any]]:
         """Task runs of a flow run, of one stage by name."""
