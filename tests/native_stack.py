@@ -151,7 +151,7 @@ class Stack:
         shell, flag, script = self.compose["redis"]["command"]
         place = rf"dir {self.folder}\nport {self.ports['redis']}\nbind 127.0.0.1\n"
         script = script.replace("$$", "$").replace(r"dir /data\n", place)
-        self.start("redis", [shell, flag, script.replace("/tmp/redis.conf", str(self.folder / "redis.conf"))])
+        self.start("redis", [shell, flag, script])
         until(lambda: self.healthy("redis"), 20, "Redis")
 
     def start_server(self) -> None:

@@ -170,6 +170,10 @@ def quadrant(labelled_row: Bool, labelled_column: Bool) -> Str:
 
 
 def by_rank(ids: Int64, seed: int, salt: str) -> Int64:
+    """`ids` [n] by their hash ranks (`hashing.hash_rank` with `seed` and `salt`), the smallest first.
+
+    Where a draw takes the first of them, ids that come or go change it little.
+    """
     out: Int64 = ids[np.argsort(hash_rank(ids, seed, salt), kind="stable")]
     return out
 
