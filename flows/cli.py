@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ import typer
 from flows import cli_deploy, cli_diff, cli_gc, cli_lineage, cli_refresh
 from flows.cli_options import ConfigArgument, QuietOption, WorkspaceOption
 from flows.cli_output import JsonOption, fail, print_json
-from flows.cli_running import quieten, until_interrupted
+from flows.cli_running import called, quieten, until_interrupted
 from flows.cli_server import server_app
 from nncift_core import __version__
 from nncift_core.errors import NnciftError, UserError
@@ -86,12 +85,12 @@ def quickstart(
 def _valued(config: Any, workspace: Path, quiet: bool) -> Any:
     """Run a valuation and return its result."""
 
-    def call() -> Any:
+    def load() -> Any:
         from flows.valuation import value_pool
 
-        return value_pool(config, workspace, shlex.join(["nncift", *sys.argv[1:]]))
+        return value_pool
 
-    return until_interrupted(call, quiet)
+    return called(load, config, workspace, quiet)
 
 
 @app.command()

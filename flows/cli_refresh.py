@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import typer
 
 from flows.cli_options import ConfigArgument, QuietOption, WorkspaceOption
 from flows.cli_output import JsonOption, print_json
-from flows.cli_running import until_interrupted
+from flows.cli_running import called
 from nncift_core.store.workspace import DEFAULT
 
 
@@ -28,12 +26,12 @@ def refresh(
 ) -> None:
     """Bring a result up to date with its data: value what is new, audit it, add labels where needed."""
 
-    def call() -> Any:
+    def load() -> Any:
         from flows.refresh import refresh_pool
 
-        return refresh_pool(config, workspace, shlex.join(["nncift", *sys.argv[1:]]))
+        return refresh_pool
 
-    result = until_interrupted(call, quiet)
+    result = called(load, config, workspace, quiet)
     if json_:
         print_json(result.model_dump(mode="json"))
         return

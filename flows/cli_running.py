@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from flows.cli_output import fail
@@ -22,6 +25,13 @@ def until_interrupted(call: Callable[[], Any], quiet: bool) -> Any:
             return call()
     except KeyboardInterrupt:
         fail("interrupted; what is finished is kept: run the same command again to go on", 130)
+
+
+def called(load: Callable[[], Callable[..., Any]], config: Any, workspace: Path, quiet: bool) -> Any:
+    """What the function that `load` imports (`value_pool`, say) gives for a job, with the command line that
+    asked for it. Importing takes seconds, in which Ctrl-C counts, too."""
+    command = shlex.join(["nncift", *sys.argv[1:]])
+    return until_interrupted(lambda: load()(config, workspace, command), quiet)
 
 
 def quieten() -> None:

@@ -43,7 +43,7 @@ def show_changes(
     shown = shared_out(rows, limit)
     if shown:
         console.print(_table(shown, texts or {}))
-    if len(shown) < len(rows):
+    if limit and len(shown) < len(rows):
         console.print(Text(f"{len(shown):,} of {len(rows):,} changed rows shown"), soft_wrap=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from flows.stages import Stages
@@ -17,7 +17,6 @@ from nncift_core.store.references import EstimatorRef
 from tasks import shards, stages
 from tasks.caching import cached
 from tasks.progress import say
-from tasks.running import run_shards
 
 # Raise it when the same labels and audit pairs would be judged otherwise.
 _ASSESS_VERSION = 6
@@ -126,7 +125,6 @@ class EstimationStages(Stages):
         found = plan_estimate(self.problem, ref)
         missing = sum(s.missing for s in found)
         total = len(self.problem.rows) * len(self.problem.columns)
-        with self.stage("estimate-influence", total, missing, unit) as done:
-            wanted = [asdict(s) for s in found if s.missing]
-            given = {"estimator": ref.model_dump(mode="json")}
-            done.add(run_shards(self.job, shards.estimate_influence, wanted, given))
+        wanted = [s for s in found if s.missing]
+        given = {"estimator": ref.model_dump(mode="json")}
+        self.shards("estimate-influence", shards.estimate_influence, wanted, (total, missing, unit), given)

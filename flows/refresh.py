@@ -9,14 +9,12 @@ from prefect import flow
 
 from flows.refresh_nothing import stands
 from flows.refresh_stages import RefreshStages
-from flows.server import connected
-from flows.start import AnyConfig, at_work, call_flow, checked, ingest, resolve
+from flows.start import AnyConfig, at_work, checked, ingest
 from flows.upkeep import end_crashed
-from flows.valuation import ValuationResult, identities, run_name, work_of
+from flows.valuation import ValuationResult, called, identities, run_name
 from nncift_core.config import parse_config
 from nncift_core.pipeline.refresh import earlier_result
-from nncift_core.store.workspace import DEFAULT, Workspace
-from tasks.progress import say
+from nncift_core.store.workspace import DEFAULT
 
 
 def refresh_pool(config: AnyConfig, workspace: str | Path = DEFAULT, command: str = "") -> ValuationResult:
@@ -25,13 +23,7 @@ def refresh_pool(config: AnyConfig, workspace: str | Path = DEFAULT, command: st
     Arguments and errors as of `value_pool`. Its facts say what was new, what the audit of it found and what
     was decided thereby (`refresh_decision`, `refresh_reason`).
     """
-    resolved = resolve(config)
-    work = work_of(resolved, checked(resolved, workspace))
-    with connected(say) as ui_url:
-        ws = Workspace.create(workspace)
-        say(f"refreshing {work}; watch it at {ui_url}")
-        result = call_flow(refresh, "refresh", resolved, ws, command=command)
-    return ValuationResult(ui_url=ui_url, **result)
+    return called(refresh, ("refresh", "refreshing"), config, workspace, command)
 
 
 @flow(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from prefect.runtime import deployment, flow_run
 
 from nncift_core.errors import RunError
 from nncift_core.execution.job import Job
+from nncift_core.execution.memory import peak_mb
 from nncift_core.execution.pool import pool_of
 from nncift_core.hashing import digest
 from nncift_core.store.runs import Attempt, Cost, publish_table
@@ -24,12 +23,6 @@ from tasks.caching import cached
 from tasks.current import current
 from tasks.progress import reporter, say
 from tasks.running import Outcome, ShardsFailed, run_shards
-
-
-def peak_mb() -> float:
-    """Peak memory of this process so far, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024.0 if sys.platform != "darwin" else 1024.0**2), 1)
 
 
 @dataclass

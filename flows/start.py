@@ -14,11 +14,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.one_at_a_time import alone_in
 from flows.provenance import versions
-from flows.stages import peak_mb
 from flows.upkeep import begin
 from nncift_core.config import Config, load_config, parse_config, settled
 from nncift_core.errors import NnciftError, RunError
 from nncift_core.execution.job import Job, forget_indices
+from nncift_core.execution.memory import peak_mb
 from nncift_core.execution.pool import close_pools, pool_of
 from nncift_core.hashing import digest
 from nncift_core.pipeline.downstream import check_student

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import Flow, flow
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
@@ -50,12 +50,19 @@ def value_pool(config: AnyConfig, workspace: str | Path = DEFAULT, command: str 
     the data before anything is started or written; starts a local Prefect server when none answers.
     Raises UserError for wrong input and RunError when the run fails.
     """
+    return called(valuation, ("run", "valuing"), config, workspace, command)
+
+
+def called(
+    flow: Flow[..., Any], names: tuple[str, str], config: AnyConfig, workspace: str | Path, command: str
+) -> ValuationResult:
+    """Check a job and run `flow` on it; names: what its failure is called, and what it is said to do."""
     resolved = resolve(config)
     work = work_of(resolved, checked(resolved, workspace))
     with connected(say) as ui_url:
         ws = Workspace.create(workspace)
-        say(f"valuing {work}; watch it at {ui_url}")
-        result = call_flow(valuation, "run", resolved, ws, command=command)
+        say(f"{names[1]} {work}; watch it at {ui_url}")
+        result = call_flow(flow, names[0], resolved, ws, command=command)
     return ValuationResult(ui_url=ui_url, **result)
 
 

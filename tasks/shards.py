@@ -6,11 +6,9 @@ and never enters the key.
 
 from __future__ import annotations
 
-import fcntl
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from prefect import Task
@@ -22,13 +20,13 @@ from nncift_core.execution.pool import pool_of
 from nncift_core.execution.work import Request
 from nncift_core.hashing import digest
 from nncift_core.pipeline.estimate import EstimateShard, estimate_shard
+from nncift_core.store.files import locked
 from nncift_core.store.references import EstimatorRef
 from tasks.caching import stage_task
 from tasks.current import current
 
 # Files that runs lock while they compute a shard; two shards may share one and then wait for each other.
 _LOCKS = 1024
-_LOOK = 0.2
 
 Compute = Callable[[str, Job, dict[str, Any], dict[str, Any]], dict[str, Any]]
 
@@ -97,21 +95,11 @@ def on_device(name: str) -> Task[..., Any]:
     return shard_task(name, compute)
 
 
-@contextmanager
-def _alone(job: Job, shard: str) -> Iterator[None]:
-    """Hold the lock of a shard, so that two runs on one host do not compute it both; the kernel frees it
-    when its holder dies. Whoever waits looks again at what is stored before computing."""
-    path = job.ws.lock(f"shard-{int(shard[:8], 16) % _LOCKS:04d}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                current.advance(0)
-                time.sleep(_LOOK)
-        yield
+def _alone(job: Job, shard: str) -> AbstractContextManager[None]:
+    """The lock of a shard, so that two runs on one host do not compute it both. Whoever has waited for it
+    looks again at what is stored before computing."""
+    lock = job.ws.lock(f"shard-{int(shard[:8], 16) % _LOCKS:04d}")
+    return locked(lock, waiting=lambda: current.advance(0))
 
 
 def _estimate(key: str, job: Job, shard: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

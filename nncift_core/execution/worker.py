@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import signal
 import sys
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nncift_core.execution.failures import packed
+from nncift_core.execution.memory import peak_mb
 
 # Seconds between two lines of progress; a line also says that the shard is alive.
 _SAY_SECONDS = 0.2
@@ -51,12 +51,6 @@ class Told:
     def say(self, message: dict[str, Any]) -> None:
         """One line."""
         print(json.dumps(message), file=self._out, flush=True)
-
-
-def peak_mb() -> float:
-    """Peak memory of this process so far, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024.0 if sys.platform != "darwin" else 1024.0**2), 1)
 
 
 def main(number: int, device: str, lifeline: int) -> None:

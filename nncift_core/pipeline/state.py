@@ -92,11 +92,12 @@ def fit_state(
 ) -> list[str]:
     """Fit the state and store it, unless somebody has meanwhile; returns the relative paths of its files.
 
-    One at a time: another device's checkpoints differ by rounding, and a state must not be a mixture.
+    One at a time: another device's checkpoints differ by rounding, and a state must not be a mixture. Whoever
+    waits says so, as progress of none: it does not hang.
     """
     ws = problem.ws
-    lock = ws.lock(f"state-{state.key[:16]}")
-    with locked(lock), tempfile.TemporaryDirectory(dir=ws.tmp_dir) as scratch:
+    lock = locked(ws.lock(f"state-{state.key[:16]}"), lambda: progress(0, 1) if progress else None)
+    with lock, tempfile.TemporaryDirectory(dir=ws.tmp_dir) as scratch:
         if is_whole(ws.state_dir(state.key)):
             return files_of(ws, ws.state_dir(state.key))
         function.fit_state(problem.texts(np.sort(state.rows)), Path(scratch), progress)

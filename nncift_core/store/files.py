@@ -22,6 +22,8 @@ MANIFEST_SUFFIX = ".manifest.json"
 
 # Payloads are written once, so a checksum that held for this inode and change time holds still.
 _CHECKED: set[tuple[str, int, int, str]] = set()
+# Seconds between two tries for a lock.
+_TURN = 0.2
 # Seconds between two looks at a file that does not match its manifest.
 _WAITS = (0.02, 0.1, 0.3, 0.0)
 
@@ -200,9 +202,20 @@ def sum_counts(root: Path, artifacts: Iterable[str]) -> Counter[str]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive `flock`; the kernel frees it when the holder dies."""
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold an exclusive `flock`; the kernel frees it when the holder dies.
+
+    waiting: called every now and then while another one holds it; what it raises ends the wait.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+        while waiting is not None:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waiting()
+                time.sleep(_TURN)
+        else:
+            fcntl.flock(f, fcntl.LOCK_EX)
         yield

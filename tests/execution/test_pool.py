@@ -14,19 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ORACLES, oracle_rows, write_jsonl
+from stored_jobs import exact_job
 
-from nncift_core.config import parse_config
 from nncift_core.errors import UserError
 from nncift_core.execution.failures import ShardError, Stopped, WorkerLost
 from nncift_core.execution.job import Job
 from nncift_core.execution.pool import DevicePool
 from nncift_core.execution.work import Request
 from nncift_core.pipeline.exact import plan_exact
-from nncift_core.pipeline.inputs import read_inputs
-from nncift_core.pipeline.problem import keys_of
-from nncift_core.store.datasets import store_dataset
-from nncift_core.store.workspace import Workspace
 
 
 class Steps:
@@ -41,37 +36,6 @@ class Steps:
 
     def to(self, done: int, total: int) -> None:
         self.advance(0)
-
-
-def exact_job(folder: Path, model: str = str(ORACLES / "tiny-lm"), repeat: int = 1, **execution: Any) -> Job:
-    """A stored job of which every pair is to be computed exactly; `repeat`: pool rows per oracle row."""
-    pool = [
-        {**row, "id": f"{row['id']}-{k}", "prompt": f"{row['prompt']} {k}"}
-        for k in range(repeat)
-        for row in oracle_rows("pool")
-    ]
-    write_jsonl(folder / "pool.jsonl", pool)
-    write_jsonl(folder / "target.jsonl", oracle_rows("target"))
-    config = parse_config(
-        {
-            "pool": {"source": "pool.jsonl"},
-            "target": {"source": "target.jsonl"},
-            "language_model": {"model": model},
-            "influence": {"function": "delift", "label_fraction": 1},
-            "execution": execution,
-        },
-        base_dir=folder,
-    )
-    ws = Workspace.create(folder / "ws")
-    refs = tuple(
-        store_dataset(ws, i.examples, dataset=i.name, role=i.role, block_rows=8, fingerprint=i.fingerprint)
-        for i in read_inputs(config)
-    )
-    identity = keys_of(config)
-    return Job(
-        workspace=str(ws.root), config_json=config.model_dump_json(), base_dir=config.base_dir,
-        identity=identity, datasets=refs,
-    )  # fmt: skip
 
 
 def exact_request(job: Job, number: int = 0) -> Request:

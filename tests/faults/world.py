@@ -19,57 +19,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import ORACLES, oracle_rows, write_jsonl
+from stored_jobs import exact_job
 
 from faults.driver import drive
-from nncift_core.config import parse_config
 from nncift_core.execution.job import Job
 from nncift_core.execution.pool import close_pools, pool_of
 from nncift_core.pipeline.exact import plan_exact
-from nncift_core.pipeline.inputs import read_inputs
-from nncift_core.pipeline.problem import keys_of
-from nncift_core.store.datasets import store_dataset
 from nncift_core.store.files import MANIFEST_SUFFIX, read_manifest
 from nncift_core.store.segments import SegmentStore
 from nncift_core.store.shards import Signature, readable, remove
-from nncift_core.store.workspace import Workspace
 from tasks.current import current
 from tasks.shards import exact_influence, shard_key
 
 # Marks every process that a world has started, and those that these start.
 MARK = "NNCIFT_FAULTS"
 TESTS = Path(__file__).parent.parent
-REPEAT, BLOCK = 3, 8
+REPEAT = 3
 
 
 def make_job(folder: Path) -> Job:
     """A stored job, every pair of which is to be computed exactly: 69 pool rows x 12 targets, 9 shards."""
-    pool = [
-        {**row, "id": f"{row['id']}-{k}", "prompt": f"{row['prompt']} {k}"}
-        for k in range(REPEAT)
-        for row in oracle_rows("pool")
-    ]
-    write_jsonl(folder / "pool.jsonl", pool)
-    write_jsonl(folder / "target.jsonl", oracle_rows("target"))
-    given = {
-        "pool": {"source": "pool.jsonl"},
-        "target": {"source": "target.jsonl"},
-        "language_model": {"model": str(ORACLES / "tiny-lm")},
-        "influence": {"function": "delift", "label_fraction": 1},
-        "execution": {"devices": ["cpu"], "retries": 2, "retry_seconds": 0.2},
-    }
-    config = parse_config(given, base_dir=folder)
-    ws = Workspace.create(folder / "ws")
-    refs = tuple(
-        store_dataset(
-            ws, i.examples, dataset=i.name, role=i.role, block_rows=BLOCK, fingerprint=i.fingerprint
-        )
-        for i in read_inputs(config)
-    )
-    job = Job(
-        workspace=str(ws.root), config_json=config.model_dump_json(), base_dir=config.base_dir,
-        identity=keys_of(config), datasets=refs,
-    )  # fmt: skip
+    job = exact_job(folder, REPEAT, devices=["cpu"], retries=2, retry_seconds=0.2)
     plan_exact(job.problem())
     return job
 
