@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nncift_core.estimator.error_ranks import MINIMUM_GROUPS, enough, larger
 from nncift_core.estimator.gate import Verdict
 
 MINIMUM_NEW = 20
@@ -20,7 +21,8 @@ class Drift:
 
     n_new, n_known: pairs of either kind; error_new, error_known: root mean squared errors; skill: 1 minus
     the squared error on new pairs over that of the labels' mean; p: chance of errors so much larger on new
-    pairs if they were no different. The last four are None with fewer than 20 new pairs, or no known ones.
+    pairs if they were no different. The last four are None with fewer than 20 new pairs or 5 new rows (or
+    columns), or hardly any known ones.
     """
 
     n_new: int
@@ -42,7 +44,8 @@ class Drift:
             return ""
         pairs = f"{self.n_new} audit pairs of rows or targets that came after the labels"
         if self.p is None or self.error_new is None or self.error_known is None or self.skill is None:
-            return f"{pairs} are too few to say whether the estimator holds for them ({MINIMUM_NEW} would do)"
+            enough_ = f"{MINIMUM_NEW} of {MINIMUM_GROUPS} rows would do"
+            return f"{pairs} are too few to say whether the estimator holds for them ({enough_})"
         errors = (
             f"root mean squared error {self.error_new:.3g} on {pairs}, {self.error_known:.3g} on the others"
         )
@@ -57,24 +60,25 @@ class Drift:
 
 
 def drift(
-    truth: npt.NDArray[Any], predicted: npt.NDArray[Any], new: npt.NDArray[np.bool_], centre: float
+    truth: npt.NDArray[Any],
+    predicted: npt.NDArray[Any],
+    new: npt.NDArray[np.bool_],
+    of: npt.NDArray[np.int64],
+    centre: float,
 ) -> Drift:
     """Compare audit pairs [k] by `new` [k], whether their row or column came after the labels.
 
-    Absolute errors are compared by the one-sided rank test of Mann and Whitney (1947), which one huge value
-    cannot decide; centre: mean of the labels.
+    of [k]: the row or column that each pair counts for (`error_ranks.groups`). Absolute errors are compared
+    by ranks (`error_ranks.larger`), which one huge value cannot decide; centre: mean of the labels.
     """
     n_new, n_known = int(new.sum()), int((~new).sum())
-    if n_new < MINIMUM_NEW or not n_known:
+    if not enough(new, of, MINIMUM_NEW):
         return Drift(n_new, n_known)
-    # Half a second to import: not for those who only ask what a command can do.
-    from scipy.stats import mannwhitneyu
-
     errors = np.abs(np.asarray(truth, np.float64) - predicted)
     squares = [float(np.square(errors[which]).mean()) for which in (new, ~new)]
     constant = float(np.square(truth[new] - centre).mean())
     skill = 1 - squares[0] / constant if constant > 0 else 0.0
-    p = float(mannwhitneyu(errors[new], errors[~new], alternative="greater").pvalue)
+    p = larger(errors[new], errors[~new], of[new], of[~new])
     return Drift(n_new, n_known, squares[0] ** 0.5, squares[1] ** 0.5, skill, p)
 
 

@@ -1,7 +1,7 @@
 """The rule of a refresh: does the estimator of the previous run still hold?
 
 The error of a measuring audit pair k is e_k = |exact_k - predicted_k|; no such pair was fitted on or chose
-the estimator. R_k is its rank among the errors that are compared. Two one-sided tests ask whether errors are
+the estimator. Two one-sided tests ask whether errors are
 larger on new pairs:
 
     batch:  pairs that touch what the previous run's data lacked, against pairs that touch nothing that came
@@ -9,15 +9,7 @@ larger on new pairs:
     since:  pairs that touch anything that came after the labels were drawn, against the same, so that slow
             drift, each batch of which passes, is seen.
 
-Errors of one new row are alike (a row may be hard for every target), so pairs are no independent sample, and
-the plain rank test of Mann and Whitney rejects far too often when few rows are new (docs/refresh.md). So the
-difference of the mean ranks is measured against what varies between rows g (new columns where only those are
-new), not between pairs:
-
-    d   = mean(R | new) - mean(R | known)
-    v_s = G_s / (G_s - 1) * sum_g (sum_{k in g} (R_k - mean_s))^2 / n_s^2      for s = new, known
-    p   = P(t >= d / sqrt(v_new + v_known)),  t with the degrees of freedom of Welch and Satterthwaite,
-          (v_new + v_known)^2 / (v_new^2 / (G_new - 1) + v_known^2 / (G_known - 1))
+The test is that of `error_ranks`, which compares rows (new columns where only those are new), not pairs.
 
 The estimator does not hold when a p is below `level`, or the gate refuses it now and did not before. Until a
 second batch has come both tests ask the same; later the chance of a false alarm by them is at most twice
@@ -31,12 +23,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nncift_core.estimator.error_ranks import MINIMUM_GROUPS, enough, larger
+
 Bool = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
-
-# With fewer, how much rows differ is not known.
-MINIMUM_GROUPS = 5
 
 
 @dataclass(frozen=True)
@@ -115,36 +106,11 @@ def holding(
 
 def _compared(errors: Float64, new: Bool, known: Bool, groups: Int64, minimum: int) -> _Test:
     counts = int(new.sum()), int(known.sum()), len(np.unique(groups[new]))
-    if counts[0] < minimum or counts[2] < MINIMUM_GROUPS or len(np.unique(groups[known])) < 2:
+    either = new | known
+    if not enough(new[either], groups[either], minimum):
         return _Test(*counts)
     new_rms, known_rms = (float(np.sqrt(np.square(errors[which]).mean())) for which in (new, known))
     return _Test(*counts, new_rms, known_rms, larger(errors[new], errors[known], groups[new], groups[known]))
-
-
-def larger(new: Float64, known: Float64, new_groups: Int64, known_groups: Int64) -> float:
-    """p of the one-sided rank test in this module's head: are the errors `new` [n] larger than `known` [m]?
-
-    groups: of each pair, two of either kind at least. Without any variation in ranks p is 0.5.
-    """
-    # Half a second to import: not for those who only ask what a command can do.
-    from scipy.stats import rankdata, t
-
-    ranks = rankdata(np.concatenate([new, known]))
-    a, b = ranks[: len(new)], ranks[len(new) :]
-    (v_a, g_a), (v_b, g_b) = _variance(a, new_groups), _variance(b, known_groups)
-    difference, total = float(a.mean() - b.mean()), v_a + v_b
-    if total == 0:
-        return 0.5 if difference == 0 else float(difference < 0)
-    freedom = total**2 / (v_a**2 / (g_a - 1) + v_b**2 / (g_b - 1))
-    return float(t.sf(difference / np.sqrt(total), freedom))
-
-
-def _variance(ranks: Float64, groups: Int64) -> tuple[float, int]:
-    """Variance of the mean rank by what its groups differ in, and the number of groups."""
-    _, group = np.unique(groups, return_inverse=True)
-    sums = np.bincount(group, ranks - ranks.mean())
-    n = len(sums)
-    return float(n / (n - 1) * np.square(sums).sum() / len(ranks) ** 2), n
 
 
 def _told(found: _Test) -> str:

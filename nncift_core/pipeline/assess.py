@@ -13,6 +13,7 @@ import numpy.typing as npt
 from nncift_core.estimator.baselines import default_baselines
 from nncift_core.estimator.contract import Estimator, Features
 from nncift_core.estimator.drift import after_drift, drift
+from nncift_core.estimator.error_ranks import groups
 from nncift_core.estimator.gate import Verdict, judge
 from nncift_core.estimator.intervals import conformal
 from nncift_core.estimator.quality import assess
@@ -55,7 +56,8 @@ def assess_estimator(problem: Problem, plan: ExactPlan, ref: EstimatorRef) -> di
         columns=audit.j,
         seed=problem.config.seed,
     )
-    moved = drift(audit.values, unseen[ref.architecture], _is_new(features, audit, plan), _mean(labels))
+    new, of = _new(features, audit, plan)
+    moved = drift(audit.values, unseen[ref.architecture], new, of, _mean(labels))
     if ref.learned:
         verdict = after_drift(verdict, moved)
     rows, columns = (
@@ -84,10 +86,12 @@ def assess_estimator(problem: Problem, plan: ExactPlan, ref: EstimatorRef) -> di
     }
 
 
-def _is_new(features: Features, audit: Known, plan: ExactPlan) -> npt.NDArray[np.bool_]:
-    """Whether the row or the column of each audit pair was not there when the labels were drawn, [k]."""
+def _new(features: Features, audit: Known, plan: ExactPlan) -> tuple[npt.NDArray[np.bool_], Int64]:
+    """Whether the row or the column of each audit pair was not there when the labels were drawn, [k], and
+    which of the two each pair counts for, [k]."""
     rows, columns = features.row_ids[audit.i], features.column_ids[audit.j]
-    return ~(np.isin(rows, plan.design.all_rows) & np.isin(columns, plan.design.all_columns))
+    new_row, new_column = ~np.isin(rows, plan.design.all_rows), ~np.isin(columns, plan.design.all_columns)
+    return new_row | new_column, groups(rows, columns, new_row, new_column)
 
 
 def _mean(labels: Known) -> float:

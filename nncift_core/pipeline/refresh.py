@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from nncift_core.errors import IntegrityError
+from nncift_core.estimator.error_ranks import groups
 from nncift_core.estimator.holding import Holding, holding
 from nncift_core.estimator.label_growth import added_block, added_pairs
 from nncift_core.pipeline.exact import ExactPlan
@@ -152,9 +153,7 @@ def _groups(problem: Problem, plan: ExactPlan, rows: Int64, columns: Int64) -> I
         (columns, problem.known[1], plan.design.all_columns),
     )
     new_row, new_column = (~(np.isin(ids, known) & np.isin(ids, drawn)) for ids, known, drawn in sides)
-    by_column = new_column & ~new_row
-    which = np.stack([by_column.astype(np.int64), np.where(by_column, columns, rows)])
-    return np.unique(which, axis=1, return_inverse=True)[1].ravel()
+    return groups(rows, columns, new_row, new_column)
 
 
 def extend_labels(problem: Problem, design: StoredDesign) -> StoredDesign | None:
