@@ -30,8 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP)
 	$(BIN)/nncift quickstart --workspace $(WORKSPACE)
 
+# Two files at a time: every worker has a Prefect server of its own, so more would need much memory.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not heavy" tests
+	$(BIN)/python -m pytest -m "not heavy" -n 2 --dist loadfile tests
 
 test-heavy: $(STAMP)
 	$(BIN)/python -m pytest -m heavy tests

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_deploy, cli_diff, cli_gc, cli_lineage, cli_refresh
+from flows import cli_deploy, cli_diff, cli_gc, cli_lineage, cli_prune, cli_refresh
 from flows.cli_options import ConfigArgument, QuietOption, WorkspaceOption
 from flows.cli_output import JsonOption, fail, print_json
 from flows.cli_running import called, quieten, until_interrupted
@@ -237,7 +237,7 @@ def doctor(workspace: WorkspaceOption = Path(DEFAULT), json_: JsonOption = False
         sys.exit(1)
 
 
-for _more in (cli_refresh, cli_diff, cli_lineage, cli_gc, cli_deploy):
+for _more in (cli_prune, cli_refresh, cli_diff, cli_lineage, cli_gc, cli_deploy):
     _more.register(app)
 
 

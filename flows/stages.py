@@ -12,7 +12,7 @@ from prefect import Task
 from prefect.runtime import deployment, flow_run
 
 from nncift_core.errors import RunError
-from nncift_core.execution.job import Job
+from nncift_core.execution.job import BaseJob
 from nncift_core.execution.memory import peak_mb
 from nncift_core.execution.pool import pool_of
 from nncift_core.hashing import digest
@@ -45,8 +45,9 @@ class Done:
 class Stages:
     """What every stage of an attempt shares: the job, where costs are recorded, how progress shows."""
 
-    def __init__(self, job: Job, attempt: Attempt) -> None:
-        self.job, self.attempt = job, attempt
+    def __init__(self, job: BaseJob, attempt: Attempt) -> None:
+        self.job: Any = job
+        self.attempt = attempt
         self.config, self.ws, self.run_id = job.config, job.ws, attempt.run_id
         self.problem = job.problem()
         self.command = ""

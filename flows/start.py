@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,9 @@ from flows.one_at_a_time import alone_in
 from flows.provenance import versions
 from flows.upkeep import begin
 from nncift_core.config import Config, load_config, parse_config, settled
+from nncift_core.config_prune import PruneConfig
 from nncift_core.errors import NnciftError, RunError
-from nncift_core.execution.job import Job, forget_indices
+from nncift_core.execution.job import BaseJob, Job, forget_indices
 from nncift_core.execution.memory import peak_mb
 from nncift_core.execution.pool import close_pools, pool_of
 from nncift_core.hashing import digest
@@ -62,7 +63,9 @@ def checked(config: Config, workspace: str | Path) -> list[Input]:
     return inputs
 
 
-def call_flow(flow: Flow[..., Any], what: str, config: Config, ws: Workspace, **given: Any) -> dict[str, Any]:
+def call_flow(
+    flow: Flow[..., Any], what: str, config: Config | PruneConfig, ws: Workspace, **given: Any
+) -> dict[str, Any]:
     """Run `flow` on `config` with one thread per device and return what it returns.
 
     what: what its failure is called. Raises RunError for an error that is not nncift's own; its traceback
@@ -105,7 +108,7 @@ class Ingested:
     versions: role and name -> version of the rows; cost: of storing them.
     """
 
-    job: Job
+    job: Any
     versions: dict[str, str]
     cost: Cost
 
@@ -133,8 +136,15 @@ def ingest(config: Config, workspace: str) -> Ingested:
         base_dir=config.base_dir,
         identity=keys,
     )
+    found = ingested(job, lambda: _stored(job, config))
+    forget_inputs()
+    return found
+
+
+def ingested(job: BaseJob, store: Callable[[], list[tuple[DatasetRef, bool]]]) -> Ingested:
+    """`job` over the data sets that `store` has stored; it says of each whether it was stored now."""
     started = time.monotonic()
-    refs = _stored(job, config)
+    refs = store()
     seconds = time.monotonic() - started
     rows, new = sum(r.rows for r, _ in refs), sum(r.new_rows for r, fresh in refs if fresh)
     return Ingested(
@@ -156,12 +166,11 @@ def _stored(job: Job, config: Config) -> list[tuple[DatasetRef, bool]]:
         )
         ref = DatasetRef.model_validate(value)
         refs.append((ref, fresh))
-        _report_reading(ref)
-    forget_inputs()
+        report_reading(ref)
     return refs
 
 
-def _report_reading(ref: DatasetRef) -> None:
+def report_reading(ref: DatasetRef) -> None:
     """Say what reading dropped, found twice or passed over."""
     shown = 10
     for place in ref.dropped[:shown]:

@@ -24,7 +24,7 @@ from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from nncift_core.config import Config
+from nncift_core.execution.job import AnyConfig
 from nncift_core.hashing import digest
 from nncift_core.store.runs import Attempt, note_attempt, read_attempts
 from nncift_core.store.workspace import Workspace
@@ -35,7 +35,7 @@ _PAGE = 200
 _WHY = "its process was killed; what it had finished is kept"
 
 
-def begin(attempt: Attempt, config: Config, versions: dict[str, str]) -> None:
+def begin(attempt: Attempt, config: AnyConfig, versions: dict[str, str]) -> None:
     """Tell the server what this flow run is, and end the runs that killed attempts left open.
 
     versions: of the data, by role and name. A server that cannot be asked is no reason to stop: it is said.
@@ -51,9 +51,9 @@ def begin(attempt: Attempt, config: Config, versions: dict[str, str]) -> None:
         say(f"the server could not be told about this run ({type(e).__name__}); the run goes on")
 
 
-def tags_of(config: Config, versions: dict[str, str]) -> list[str]:
+def tags_of(config: AnyConfig, versions: dict[str, str]) -> list[str]:
     """The function, and the first 8 digits of a hash of all data: runs over the same data share it."""
-    return [f"function:{config.influence.function}", f"data:{digest(sorted(versions.items()))[:8]}"]
+    return [f"function:{config.subject}", f"data:{digest(sorted(versions.items()))[:8]}"]
 
 
 def end_task_runs(client: SyncPrefectClient, run: UUID) -> int:

@@ -128,6 +128,17 @@ class Config(Section):
             return "top-k"
         return "fl" if self.target.source == "self" else "flmi"
 
+    @property
+    def subject(self) -> str:
+        """What its runs are about, as their tags say."""
+        return self.influence.function
+
+    @property
+    def named_devices(self) -> list[str]:
+        """The devices that sections name for their models; "auto" is the slot's."""
+        named = [self.encoder.device, self.language_model.device]
+        return [*named, self.finetune.device] if self.finetune is not None else named
+
     def training_seeds(self) -> list[int]:
         """Seeds of draws and training, one model per subset and seed; one without rows to compare on."""
         return [self.seed + s for s in range(self.evaluation.seeds if self.target.test else 1)]

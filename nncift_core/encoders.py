@@ -139,6 +139,12 @@ def encoder_key(config: EncoderConfig, base_dir: str = "", side: Side = "row") -
     return _key(_source(config, base_dir), prefix_of(config, side))
 
 
+def encoder_folder(config: EncoderConfig, base_dir: str = "") -> Path:
+    """The folder with the model of `[encoder]`; a hub model is downloaded if need be. Raises as
+    `load_encoder`."""
+    return _source(config, base_dir).folder()
+
+
 def load_encoder(config: EncoderConfig, device: str, base_dir: str = "") -> Encoder:
     """Load the model of `[encoder]` on `device` ("cpu", "cuda:0", ...).
 

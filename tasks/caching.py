@@ -10,7 +10,7 @@ from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import TaskRun
 
 from nncift_core.execution.failures import is_permanent
-from nncift_core.execution.job import Job
+from nncift_core.execution.job import BaseJob
 from nncift_core.text import one_line
 from tasks.interrupts import interrupts
 
@@ -60,7 +60,7 @@ def stage_task(
     return wrap
 
 
-def prepared(task: Task[..., Any], job: Job) -> Task[..., Any]:
+def prepared(task: Task[..., Any], job: BaseJob) -> Task[..., Any]:
     """`task` with what the job says of it: where its answers are kept, how often and when it is tried again.
 
     Waits double from `retry_seconds` on, give or take a half, so that shards that failed together do not
@@ -77,7 +77,7 @@ def prepared(task: Task[..., Any], job: Job) -> Task[..., Any]:
 
 
 def cached(
-    job: Job, task: Task[..., Any], key: str, check: Callable[[Any], bool], *args: Any
+    job: BaseJob, task: Task[..., Any], key: str, check: Callable[[Any], bool], *args: Any
 ) -> tuple[Any, bool]:
     """Call a cached task; a cached answer that fails `check` (files gone, say) is computed anew.
 

@@ -11,7 +11,7 @@ from prefect import Task
 from prefect.futures import PrefectFuture
 
 from nncift_core.errors import RunError, UserError
-from nncift_core.execution.job import Job
+from nncift_core.execution.job import BaseJob
 from nncift_core.execution.pool import pool_of
 from nncift_core.hashing import digest
 from nncift_core.store.alive import others_alive
@@ -69,7 +69,7 @@ def _reason(error: Exception) -> str:
 
 
 def run_shards(
-    job: Job, task: Task[..., Any], shards: list[dict[str, Any]], given: dict[str, Any] | None = None
+    job: BaseJob, task: Task[..., Any], shards: list[dict[str, Any]], given: dict[str, Any] | None = None
 ) -> Outcome:
     """Submit the shards that planning found missing, grouped to a bounded number of task runs.
 
@@ -115,7 +115,7 @@ def _outcome(
     return Outcome(computed, peak)
 
 
-def _ordered(job: Job, shards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _ordered(job: BaseJob, shards: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """As planned; beside another run of the workspace in an order of one's own, so that they meet late."""
     own = made_in(job.ws.root)
     if len(shards) < 2 or not others_alive(job.ws, own):

@@ -15,7 +15,7 @@ from prefect import Task
 
 from nncift_core.errors import UserError
 from nncift_core.execution.failures import Stopped, is_permanent
-from nncift_core.execution.job import Job
+from nncift_core.execution.job import BaseJob, Job
 from nncift_core.execution.pool import pool_of
 from nncift_core.execution.work import Request
 from nncift_core.hashing import digest
@@ -28,7 +28,7 @@ from tasks.current import current
 # Files that runs lock while they compute a shard; two shards may share one and then wait for each other.
 _LOCKS = 1024
 
-Compute = Callable[[str, Job, dict[str, Any], dict[str, Any]], dict[str, Any]]
+Compute = Callable[[str, Any, dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
 # By task: what its failed tries had finished.
@@ -41,7 +41,7 @@ def shard_task(name: str, compute: Compute) -> Task[..., Any]:
     A shard that fails lets the others of its group go first, unless the input is wrong or the run stopped.
     """
 
-    def run(key: str, job: Job, shards: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
+    def run(key: str, job: BaseJob, shards: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
         peak, devices = 0.0, set[str]()
         failed: Exception | None = None
         for shard in shards:
@@ -80,7 +80,7 @@ def group_name(shards: list[dict[str, Any]]) -> str:
     return first if len(shards) == 1 else f"{first} and {len(shards) - 1} more"
 
 
-def shard_key(name: str, job: Job, shard: dict[str, Any], given: dict[str, Any]) -> str:
+def shard_key(name: str, job: BaseJob, shard: dict[str, Any], given: dict[str, Any]) -> str:
     """Identity of a shard's work, whatever of it was missing when it was planned."""
     what = {k: v for k, v in shard.items() if k != "missing"}
     return digest([name, job.identity.values, *job.identity.encoders, given, what])
@@ -89,13 +89,13 @@ def shard_key(name: str, job: Job, shard: dict[str, Any], given: dict[str, Any])
 def on_device(name: str) -> Task[..., Any]:
     """The task of shards that need a device: each takes a slot of the pool and its worker process."""
 
-    def compute(key: str, job: Job, shard: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    def compute(key: str, job: BaseJob, shard: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         return pool_of(job.config).run(key, Request(name, job, shard, given), current)
 
     return shard_task(name, compute)
 
 
-def _alone(job: Job, shard: str) -> AbstractContextManager[None]:
+def _alone(job: BaseJob, shard: str) -> AbstractContextManager[None]:
     """The lock of a shard, so that two runs on one host do not compute it both. Whoever has waited for it
     looks again at what is stored before computing."""
     lock = job.ws.lock(f"shard-{int(shard[:8], 16) % _LOCKS:04d}")
@@ -120,4 +120,7 @@ estimator_features = on_device("estimator-features")
 exact_influence = on_device("exact-influence")
 fine_tune = on_device("fine-tune")
 evaluate = on_device("evaluate")
+embed_texts = on_device("embed-texts")
+train_scores = on_device("train-scores")
+train_subsets = on_device("train-subsets")
 estimate_influence = shard_task("estimate-influence", _estimate)

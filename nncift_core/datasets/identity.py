@@ -8,6 +8,7 @@ import os
 from pathlib import PurePosixPath
 
 from nncift_core.config import DatasetConfig
+from nncift_core.config_prune import LabelledRows
 from nncift_core.datasets.hub import hub_revision
 from nncift_core.datasets.sources import SourceFile, is_hub_id, locate, stem
 from nncift_core.errors import UserError
@@ -18,7 +19,7 @@ _READER_VERSION = 1
 BARE_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz", ".zst"})
 
 
-def dataset_name(config: DatasetConfig) -> str:
+def dataset_name(config: DatasetConfig | LabelledRows) -> str:
     """The data set's name: `config.name` as it stands, else from `source` plus "[split]" if set.
 
     From `source`: a file's name without data and compression suffixes, a folder's name, a pattern's
@@ -45,7 +46,7 @@ def _source_name(source: str) -> str:
     return "dataset"
 
 
-def source_fingerprint(config: DatasetConfig, base_dir: str) -> str:
+def source_fingerprint(config: DatasetConfig | LabelledRows, base_dir: str) -> str:
     """Digest of what `read_dataset` would read, without parsing it (a cache key).
 
     Over the data set's name, split, limit, columns, on_bad_rows, and name and SHA-256 of every file

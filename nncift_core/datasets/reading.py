@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from nncift_core.config import DatasetConfig
+from nncift_core.config_prune import LabelledRows
 from nncift_core.datasets.hub import hub_rows
 from nncift_core.datasets.identity import dataset_name
 from nncift_core.datasets.readers import Place, Row, read_rows
@@ -22,11 +23,56 @@ _SHOWN = 10
 _Bad = tuple[Place, str]
 
 
+AnyRows = DatasetConfig | LabelledRows
+
+
+class Kind(Protocol):
+    """What rows are read as."""
+
+    def shape(self, columns: Sequence[str], mapping: Mapping[str, str], file: str, line: int | None) -> Any:
+        """What the columns of a file are; raises UserError when they cannot be told."""
+        ...
+
+    def example(self, row: dict[str, Any], shape: Any, number: int, split: str | None) -> tuple[Example, int]:
+        """A row as an example, with an empty record, and turns of a conversation that were left out.
+
+        number: of the row; split: that of a hub data set. Raises BadRow with the reason.
+        """
+        ...
+
+
+class Instructions:
+    """Rows of prompt and response."""
+
+    def shape(self, columns: Sequence[str], mapping: Mapping[str, str], file: str, line: int | None) -> Shape:
+        """As `recognise`."""
+        return recognise(columns, mapping, file, line)
+
+    def example(
+        self, row: dict[str, Any], shape: Shape, number: int, split: str | None
+    ) -> tuple[Example, int]:
+        """As `map_row`."""
+        mapped = map_row(row, shape)
+        values = mapped.optional
+        example = Example(
+            prompt=mapped.prompt,
+            response=mapped.response,
+            row_number=number,
+            source=values.get("source"),
+            source_id=values.get("id"),
+            task=values.get("task"),
+            split=values.get("split") or split,
+            label=values.get("label"),
+        )
+        return example, mapped.after
+
+
 @dataclass
 class _Reading:
     """What has been gathered so far, over all files."""
 
-    config: DatasetConfig
+    config: AnyRows
+    kind: Kind
     hub: bool
     examples: list[Example] = field(default_factory=list)
     bad: list[_Bad] = field(default_factory=list)
@@ -40,8 +86,10 @@ class _Reading:
         return self.config.limit is not None and self.taken >= self.config.limit
 
 
-def read_dataset(config: DatasetConfig, base_dir: str) -> tuple[list[Example], ReadReport]:
-    """Read every row that `config` names; relative sources start from `base_dir`.
+def read_dataset(
+    config: AnyRows, base_dir: str, kind: Kind | None = None
+) -> tuple[list[Example], ReadReport]:
+    """Read every row that `config` names; relative sources start from `base_dir`; kind: instructions if None.
 
     Order: files by path, rows as they stand; `split` filters, then `limit` takes the first rows,
     then each row is checked. Conversations are rendered as in `split_conversation`; with an input
@@ -52,7 +100,7 @@ def read_dataset(config: DatasetConfig, base_dir: str) -> tuple[list[Example], R
     prompt or response (unless on_bad_rows = "drop"; when none is left, always).
     """
     located = locate(config.source, base_dir)
-    reading = _Reading(config, hub=located.kind == "hub")
+    reading = _Reading(config, kind or Instructions(), hub=located.kind == "hub")
     files: list[str] = []
     if located.kind == "hub":
         files.append(located.hub_id)
@@ -91,7 +139,7 @@ def _read_file(reading: _Reading, rows: Iterable[tuple[Place, Row]], label: str)
     mapping = {str(role): name for role, name in reading.config.columns.items()}
     header = (file_format(label) or ("",))[0] in ("csv", "tsv")
     line = 1 if header else first.number if first.unit == "line" else None
-    shape = recognise(columns, mapping, label, line)
+    shape = reading.kind.shape(columns, mapping, label, line)
     reading.shapes.append(shape.name)
     for place, row in taken:
         try:
@@ -127,25 +175,15 @@ def _take(reading: _Reading, rows: Iterable[tuple[Place, Row]], label: str) -> I
                 break
 
 
-def _example(reading: _Reading, shape: Shape, row: dict[str, Any]) -> Example:
-    mapped = map_row(row, shape)
+def _example(reading: _Reading, shape: Any, row: dict[str, Any]) -> Example:
+    split = reading.config.split if reading.hub else None
+    example, after = reading.kind.example(row, shape, reading.taken, split)
     counts: Counter[str] = Counter()
     record = clean_record(row, counts)
-    if mapped.after:
+    if after:
         counts["turns after the last assistant turn left out"] += 1
     reading.counts.update(counts)
-    values = mapped.optional
-    return Example(
-        prompt=mapped.prompt,
-        response=mapped.response,
-        row_number=reading.taken,
-        source=values.get("source"),
-        source_id=values.get("id"),
-        task=values.get("task"),
-        split=values.get("split") or (reading.config.split if reading.hub else None),
-        label=values.get("label"),
-        record=record,
-    )
+    return replace(example, record=record)
 
 
 def _check_any_row(reading: _Reading, source: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from nncift_core.devices import pick
 from nncift_core.encoders import Encoder, load_encoder
-from nncift_core.execution.job import Job
+from nncift_core.execution.job import BaseJob, Job
 from nncift_core.influence.contract import InfluenceFunction
 from nncift_core.influence.registry import create
 from nncift_core.language_models import LanguageModel, language_model_key, load_language_model
@@ -74,7 +74,7 @@ def free_device_memory() -> None:
 
 
 @contextmanager
-def encoder(job: Job, slot: Slot) -> Iterator[tuple[Encoder, str]]:
+def encoder(job: BaseJob, slot: Slot) -> Iterator[tuple[Encoder, str]]:
     """The job's encoder for this slot, and its device."""
     section = job.config.encoder
 

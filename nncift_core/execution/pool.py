@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from nncift_core.config import Config
 from nncift_core.devices import resolve_devices
 from nncift_core.execution import models
 from nncift_core.execution.failures import is_permanent
+from nncift_core.execution.job import AnyConfig
 from nncift_core.execution.models import Slot
 from nncift_core.execution.process import Held
 from nncift_core.execution.work import Progress, Request, perform
@@ -118,18 +118,16 @@ class DevicePool:
             self._in_a_row.clear()
 
 
-def _masks(config: Config) -> bool:
+def _masks(config: AnyConfig) -> bool:
     """Whether a worker may see its slot's GPU alone: no section names a GPU of its own."""
-    named = [config.encoder.device, config.language_model.device]
-    named += [config.finetune.device] if config.finetune is not None else []
-    return not any(device.startswith("cuda") for device in named)
+    return not any(device.startswith("cuda") for device in config.named_devices)
 
 
 _LOCK = threading.Lock()
 _POOLS: dict[tuple[tuple[str, ...], str], DevicePool] = {}
 
 
-def pool_of(config: Config) -> DevicePool:
+def pool_of(config: AnyConfig) -> DevicePool:
     """This process's pool for `[execution]` of `config`.
 
     Raises UserError for a device that this machine lacks.

@@ -73,6 +73,7 @@ class Worker:
         """
         message = {
             "work": request.work,
+            "kind": request.job.kind,
             "job": request.job.model_dump(mode="json"),
             "shard": request.shard,
             "given": request.given,

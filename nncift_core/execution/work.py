@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from nncift_core.devices import pick
 from nncift_core.execution import models
-from nncift_core.execution.job import Job
+from nncift_core.execution.job import BaseJob, Job
 from nncift_core.execution.models import Slot
 from nncift_core.finetune import settings
 from nncift_core.pipeline.downstream import base_cell, cells, is_trained, train_cell
@@ -20,6 +20,9 @@ from nncift_core.pipeline.evaluate import evaluate_cell, is_evaluated
 from nncift_core.pipeline.exact import ExactShard, compute_exact
 from nncift_core.pipeline.features import FeatureShard, compute_features
 from nncift_core.pipeline.state import fit_state, plan_state
+from nncift_core.pruning.cells import CellShard, run_point_shard, run_score_shard
+from nncift_core.pruning.embed import TextShard, embed_texts
+from nncift_core.pruning.job import PruneJob
 
 
 class Progress(Protocol):
@@ -34,10 +37,10 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """One shard: which work, of which job, and what only this work takes (`given`)."""
+    """One shard: which work, of which job (a `BaseJob`), and what only this work takes (`given`)."""
 
     work: str
-    job: Job
+    job: Any
     shard: dict[str, Any]
     given: dict[str, Any]
 
@@ -52,7 +55,7 @@ def perform(request: Request, slot: Slot, progress: Progress) -> int:
 
 
 def _embed(request: Request, slot: Slot, progress: Progress) -> int:
-    job = request.job
+    job: Job = request.job
     with models.encoder(job, slot) as (encoder, _):
         return embed_shard(job.problem(), encoder, EmbedShard(**request.shard), progress.advance)
 
@@ -108,6 +111,26 @@ def _evaluate(request: Request, slot: Slot, progress: Progress) -> int:
     return computed * len(request.job.config.evaluation.metrics)
 
 
+def _embed_texts(request: Request, slot: Slot, progress: Progress) -> int:
+    job: PruneJob = request.job
+    with models.encoder(job, slot) as (encoder, _):
+        return embed_texts(job.problem(), encoder, TextShard(**request.shard), progress.advance)
+
+
+def _train_scores(request: Request, slot: Slot, progress: Progress) -> int:
+    job: PruneJob = request.job
+    device = pick(job.config.encoder.device, slot.device, "encoder.device")
+    return run_score_shard(job.problem(), CellShard(**request.shard), device, progress.advance)
+
+
+def _train_subsets(request: Request, slot: Slot, progress: Progress) -> int:
+    job: PruneJob = request.job
+    device = pick(job.config.encoder.device, slot.device, "encoder.device")
+    shard, subsets = CellShard(**request.shard), request.given["subsets"]
+    return run_point_shard(job.problem(), shard, subsets, device, progress.advance)
+
+
+JOBS: dict[str, type[BaseJob]] = {job.kind: job for job in (Job, PruneJob)}
 WORK: dict[str, Work] = {
     "embed": _embed,
     "prepare-function": _prepare_function,
@@ -116,4 +139,7 @@ WORK: dict[str, Work] = {
     "exact-influence": _exact_influence,
     "fine-tune": _fine_tune,
     "evaluate": _evaluate,
+    "embed-texts": _embed_texts,
+    "train-scores": _train_scores,
+    "train-subsets": _train_subsets,
 }

@@ -71,13 +71,12 @@ def main(number: int, device: str, lifeline: int) -> None:
 
 def _serve(message: dict[str, Any], number: int, device: str, told: Told) -> dict[str, Any]:
     # Seconds of imports: within the first request, whose errors are told.
-    from nncift_core.execution.job import Job
     from nncift_core.execution.models import Slot
-    from nncift_core.execution.work import Request, perform
+    from nncift_core.execution.work import JOBS, Request, perform
     from nncift_core.store.files import write_for
     from nncift_core.store.use import in_use
 
-    job = Job.model_validate(message["job"])
+    job = JOBS[message["kind"]].model_validate(message["job"])
     write_for(job.ws.root, message["made_in"])
     request = Request(message["work"], job, message["shard"], message["given"])
     # A worker may outlive a killed flow for a moment; nothing is collected from under it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nncift_core.report.page import render
+from nncift_core.report.prune import render_prune
 from nncift_core.report.sweep import render_sweep
 
-__all__ = ["render", "render_sweep"]
+__all__ = ["render", "render_prune", "render_sweep"]

@@ -149,7 +149,8 @@ class Lineage:
         result = self.results[run_id]
         tables = [*result["tables"].values()]
         if path.name == "result.json":
-            tables = [*self._own(result), result["matrix"]["members"], *tables]
+            members = [m for m in [result["matrix"]["members"]] if m]
+            tables = [*self._own(result), *members, *tables]
         return Node(
             artifact, "result", run_id, "publish", str(result["published_at"]), path.stat().st_size, 1,
             run_id, result.get("attempt"), True, tuple(dict.fromkeys(tables)),
@@ -176,6 +177,8 @@ class Lineage:
         if parts[0] != "runs" or "matrix" not in (result := self.results.get(parts[1], {})):
             return ()
         matrix, tables = result["matrix"], result["tables"]
+        if not matrix["members"]:
+            return ()
         if artifact == matrix["members"]:
             return (*matrix["exact"], *matrix["estimates"])
         if m.kind in _OF_SELECTION and tables.get(m.kind) == artifact:

@@ -55,6 +55,23 @@ TABLES = {
     "comparison": """run_id VARCHAR, function VARCHAR, subset VARCHAR, against VARCHAR, model VARCHAR,
  mode VARCHAR, task VARCHAR, metric VARCHAR, value DOUBLE, against_value DOUBLE, gain DOUBLE, lower DOUBLE,
  upper DOUBLE, n_seeds BIGINT, n_rows BIGINT, verdict VARCHAR""",
+    "pruning": """run_id VARCHAR, study VARCHAR, noise VARCHAR, noise_rate DOUBLE, score VARCHAR,
+ variant VARCHAR, sampling VARCHAR, pruned_end VARCHAR, pruned DOUBLE, seed BIGINT, n_train BIGINT,
+ mislabelled BIGINT, scope VARCHAR, name VARCHAR, metric VARCHAR, value DOUBLE, n_rows BIGINT""",
+    "pruning_summary": """run_id VARCHAR, study VARCHAR, noise VARCHAR, noise_rate DOUBLE, score VARCHAR,
+ variant VARCHAR, sampling VARCHAR, pruned_end VARCHAR, pruned DOUBLE, n_seeds BIGINT, n_train DOUBLE,
+ accuracy DOUBLE, spread DOUBLE, change DOUBLE, change_spread DOUBLE, gain DOUBLE, gain_lower DOUBLE,
+ gain_upper DOUBLE, gain_rows DOUBLE, verdict VARCHAR, macro_accuracy DOUBLE, tail_accuracy DOUBLE, tail_change DOUBLE,
+ worst_class VARCHAR, worst_class_change DOUBLE, worst_group VARCHAR, worst_group_change DOUBLE,
+ relative_error DOUBLE, efficiency DOUBLE, mislabelled DOUBLE""",
+    "noise_detection": """run_id VARCHAR, noise VARCHAR, noise_rate DOUBLE, seed BIGINT, score VARCHAR,
+ variant VARCHAR, planted BIGINT, auc DOUBLE, average_precision DOUBLE, found DOUBLE""",
+    "suspects": """run_id VARCHAR, rank BIGINT, train_id BIGINT, given VARCHAR, predicted VARCHAR,
+ probability DOUBLE, consensus DOUBLE, agreement DOUBLE""",
+    "tail_overlap": """run_id VARCHAR, tail VARCHAR, share DOUBLE, score_a VARCHAR, score_b VARCHAR,
+ overlap DOUBLE""",
+    "findings": """run_id VARCHAR, finding VARCHAR, claim VARCHAR, holds VARCHAR, effect DOUBLE,
+ spread DOUBLE, text VARCHAR""",
     "sweep": """run_id VARCHAR, function VARCHAR, study VARCHAR, setting VARCHAR, design VARCHAR,
  predictor VARCHAR, u DOUBLE, v DOUBLE, seed BIGINT, quadrant VARCHAR, metric VARCHAR, value DOUBLE,
  note VARCHAR""",
@@ -199,6 +216,9 @@ def _influence(files: _Files, results: Sequence[dict[str, Any]]) -> str:
 def _influence_of(files: _Files, r: dict[str, Any]) -> list[str]:
     """Exact pairs, and estimated pairs that have no exact value, joined to the rows that hold them."""
     m = r["matrix"]
+    # A run that prunes classification data has no matrix.
+    if not m["exact"] and not m["estimates"]:
+        return []
     members = files.parquet([m["members"]])
     only = f" AND example_id IN ({', '.join(map(str, m['only']))})" if "only" in m else ""
     rows = f"(SELECT * FROM {members} WHERE side = 'row' AND candidate{only})"

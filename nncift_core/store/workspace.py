@@ -24,7 +24,7 @@ class Workspace:
     """A folder with a format mark; `create` makes it, `open` demands it.
 
     Folders: datasets/ embeddings/ states/ features/ exact/ designs/ estimators/ estimates/ adapters/
-    evaluations/ studies/ runs/ locks/ prefect/ tmp/.
+    evaluations/ classifiers/ studies/ runs/ locks/ prefect/ tmp/.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -135,6 +135,14 @@ class Workspace:
     def adapter_dir(self, fine_tune_key: str) -> Path:
         """One fine-tuned adapter and what it was trained on."""
         return self.root / "adapters" / fine_tune_key[:16]
+
+    def classifier_dir(self, key: str) -> Path:
+        """What was kept of one training of a classifier, or of the subsets that a study trains on."""
+        return self.root / "classifiers" / key[:16]
+
+    def suspects_file(self, run_id: str) -> Path:
+        """Rows of a run whose labels look wrong, for relabelling."""
+        return self.run_dir(run_id) / "suspects.csv"
 
     def evaluation_file(self, key: str) -> Path:
         """Scores of one model on one set of held-out rows."""

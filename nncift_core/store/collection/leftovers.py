@@ -27,6 +27,7 @@ _PLACES = (
     "estimates/*/*",
     "adapters/*/*",
     "evaluations/*",
+    "classifiers/*/*",
     "studies/*",
     "runs/*/tables/*",
     "runs/*/report.html",

@@ -205,8 +205,8 @@ class _Planner:
                     self.texts_staying += len(held - rows)
 
     def studies(self) -> None:
-        """Fits of sweeps over data that is not kept."""
-        for artifact, m in self._below(("studies",)):
+        """Fits of sweeps, and trainings of classifiers, over data that is not kept."""
+        for artifact, m in self._below(("studies", "classifiers")):
             of_kept = m.made_in.split("/")[0] in self.kept.runs
             if not of_kept and self.living.versions.isdisjoint(m.parents):
                 self._remove(artifact, m.kind, "of no kept run")

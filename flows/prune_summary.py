@@ -1,0 +1,108 @@
+"""What a person sees in the terminal after a prune run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows import terminal
+from flows.terminal import CELL, command, heading, near, number
+from nncift_core.text import one_line
+
+if TYPE_CHECKING:
+    from flows.prune import PruneResult
+
+_NAMES = ("score", "pruned", "accuracy", "change", "over random", "verdict", "tail", "worst class")
+_DETECTION = ("noise", "score", "AUC", "average precision", "found")
+
+
+def show_prune(result: PruneResult) -> None:
+    """The recommendation, the studies, the paper's claims, where everything is."""
+    console = terminal.console()
+    f = result.facts
+    heading(console, f"{f['rows']:,} rows, {f['classes']:,} classes, {f['mode']} encoder, "
+                     f"accuracy {number(f['accuracy_all'])} on {f['test_rows']:,} rows")  # fmt: skip
+    console.print(Text(f"{f['recommendation_verdict']}: {f['recommendation']}"), soft_wrap=True)
+    for study, noise, rate in dict.fromkeys(
+        (r["study"], r["noise"], r["noise_rate"]) for r in result.summary
+    ):
+        of = [r for r in result.summary if (r["study"], r["noise"], r["noise_rate"]) == (study, noise, rate)]
+        planted = f", {rate:.0%} {noise} noise" if noise else ""
+        heading(console, f"\nStudy: {study}{planted} (means over {of[0]['n_seeds']} seeds, +- over seeds)")
+        console.print(_points(of))
+    if result.detection:
+        heading(console, "\nFinding the planted labels (mean +- standard deviation over draws)")
+        console.print(_detection(result.detection))
+    _claims(console, result.findings)
+    _where(console, result)
+
+
+def _points(rows: list[dict[str, Any]]) -> Table:
+    table = terminal.columns(_NAMES, left=("score", "verdict", "worst class"), wrap=False)
+    for r in rows:
+        parts = (r["score"], r["variant"], r["sampling"] if r["sampling"] != "cut" else "", r["pruned_end"])
+        gain = "-" if r["gain"] is None else f"{r['gain']:+.3f}"
+        change = "-" if r["change"] is None or not r["pruned"] else f"{r['change']:+.3f}"
+        spread = "" if r["spread"] is None else f" +- {r['spread']:.3f}"
+        worst = "" if r["worst_class"] is None or not r["pruned"] else _worst(r)
+        table.add_row(
+            Text(one_line(" ".join(p for p in parts if p), CELL)), f"{r['pruned']:.0%}",
+            number(r["accuracy"]) + spread, change, gain, r["verdict"] or "", number(r["tail_accuracy"]), worst,
+        )  # fmt: skip
+    return table
+
+
+def _worst(row: dict[str, Any]) -> Text:
+    return Text(one_line(f"{row['worst_class']} {row['worst_class_change']:+.2f}", CELL))
+
+
+def _detection(rows: list[dict[str, Any]]) -> Table:
+    table = terminal.columns(_DETECTION, left=("noise", "score"), wrap=False)
+    keys = dict.fromkeys((r["noise"], r["noise_rate"], r["score"], r["variant"]) for r in rows)
+    for noise, rate, score, variant in keys:
+        of = [r for r in rows if (r["noise"], r["noise_rate"], r["score"], r["variant"])
+              == (noise, rate, score, variant)]  # fmt: skip
+        values = [_mean([r[name] for r in of]) for name in ("auc", "average_precision", "found")]
+        table.add_row(f"{noise} {rate:.0%}", f"{score} {variant}", *values)
+    return table
+
+
+def _mean(values: list[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    if not known:
+        return "-"
+    mean = sum(known) / len(known)
+    spread = (sum((v - mean) ** 2 for v in known) / (len(known) - 1)) ** 0.5 if len(known) > 1 else None
+    return number(mean) + ("" if spread is None else f" +- {spread:.3f}")
+
+
+def _claims(console: Console, findings: list[dict[str, Any]]) -> None:
+    studied = [c for c in findings if c["holds"] != "not studied"]
+    if not studied:
+        return
+    heading(console, "\nThe paper's claims on these data")
+    for c in studied:
+        console.print(Text(f"  {c['holds']:<8} {c['claim']} {c['text']}"), soft_wrap=True)
+
+
+def _where(console: Console, result: PruneResult) -> None:
+    f = result.facts
+    option = f"--workspace {near(result.workspace)} --run {result.run_id}"
+    sql = "SELECT score, pruned_end, pruned, accuracy, gain, verdict FROM pruning_summary"
+    computed = {c["stage"]: c for c in result.costs}
+    trained = [computed[s] for s in ("train-scores", "train-subsets") if s in computed]
+    made, kept = sum(c["computed"] for c in trained), sum(c["reused"] for c in trained)
+    lines = [f"\n{made:,} trainings made now, {kept:,} reused"]
+    if f.get("subset"):
+        rows = f"{f['subset_rows']:,} rows, chosen by the {f['subset_by']}"
+        lines.append(f"subset     {near(result.workspace)}/{f['subset']} ({rows})")
+    lines += [
+        f"suspects   {near(result.workspace)}/{f['suspects_csv']}",
+        f"report     {near(result.report)}",
+        f"run        {result.run_id}, attempt {result.attempt}; graph and artifacts: {result.ui_url}",
+        f'\nTry next:\n  {command()} query "{sql}" {option}',
+    ]
+    console.print(Text("\n".join(lines)), soft_wrap=True)

@@ -1,0 +1,125 @@
+"""Reading the labelled rows of a prune job, checked before anything is started or written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from nncift_core.config_prune import LabelledRows, PruneConfig
+from nncift_core.datasets.identity import dataset_name, source_fingerprint
+from nncift_core.datasets.labelled import read_labelled
+from nncift_core.devices import check_device, resolve_devices
+from nncift_core.errors import UserError
+from nncift_core.records import Example, ReadReport
+
+Role = Literal["train", "test", "new"]
+_PATH_SIGNS = "/\\.*:"
+
+
+@dataclass(frozen=True)
+class LabelledInput:
+    """One set of labelled rows in its role, and the identity of its source."""
+
+    role: Role
+    name: str
+    config: LabelledRows
+    fingerprint: str
+    examples: tuple[Example, ...]
+    report: ReadReport
+
+
+def sources(config: PruneConfig) -> list[tuple[Role, LabelledRows]]:
+    """The sets that a config names: rows to prune, rows to evaluate on, new rows.
+
+    `data.test` and `data.new` with a path's signs are sources, else splits of `data.source`.
+    """
+    data = config.data
+    shared = {"columns": data.columns, "on_bad_rows": data.on_bad_rows}
+    train = {"source": data.source, "name": data.name, "split": data.split, "limit": data.limit}
+    found: list[tuple[Role, LabelledRows]] = [("train", LabelledRows.model_validate({**train, **shared}))]
+    given: list[tuple[Role, str, int | None]] = [("test", data.test, data.limit_test)]
+    given += [("new", data.new, None)] if data.new is not None else []
+    for role, named, limit in given:
+        if any(sign in named for sign in _PATH_SIGNS):
+            where = {"source": named}
+        elif data.split is None:
+            raise UserError(
+                f'"{named}" is a split, but its rows are also among those to prune',
+                field=f"data.{role}",
+                mend=f"Set data.split to another split, or let data.{role} name a file.",
+            )
+        else:
+            where = {"source": data.source, "split": named}
+        found.append((role, LabelledRows.model_validate({**where, "limit": limit, **shared})))
+    return found
+
+
+def read_labelled_input(role: Role, rows: LabelledRows, base_dir: str) -> LabelledInput:
+    """Read one set; raises UserError as `read_labelled`."""
+    examples, report = read_labelled(rows, base_dir)
+    fingerprint = source_fingerprint(rows, base_dir)
+    return LabelledInput(role, dataset_name(rows), rows, fingerprint, tuple(examples), report)
+
+
+def read_labelled_inputs(config: PruneConfig) -> list[LabelledInput]:
+    """Every set of the job, checked against one another.
+
+    Raises UserError for wrong rows, fewer than two classes, a class with a single row, labels of other rows
+    that no training row has, and pairs beside single texts.
+    """
+    inputs = [read_labelled_input(role, rows, config.base_dir) for role, rows in sources(config)]
+    train = inputs[0]
+    counts = Counter(str(e.label) for e in train.examples)
+    where = train.report.files[0] if train.report.files else train.name
+    if len(counts) < 2:
+        raise UserError(
+            f"all rows to prune have the label {next(iter(counts))!r}: there is nothing to tell apart",
+            file=where,
+            mend="Name rows of at least two classes, or another label column (data.columns).",
+        )
+    lonely = sorted(name for name, n in counts.items() if n == 1)
+    if lonely:
+        more = f" and {len(lonely) - 5} more classes" if len(lonely) > 5 else ""
+        raise UserError(
+            f"a class needs at least two rows, and these have one: {', '.join(map(repr, lonely[:5]))}{more}",
+            file=where,
+            mend="Add rows of these classes, merge them into others, or leave them out.",
+        )
+    for other in inputs[1:]:
+        _check_labels(other, counts)
+        _check_shape(train, other)
+    return inputs
+
+
+def _check_labels(other: LabelledInput, counts: Counter[str]) -> None:
+    unknown = Counter(str(e.label) for e in other.examples if str(e.label) not in counts)
+    if not unknown:
+        return
+    label, n = unknown.most_common(1)[0]
+    first = next(e for e in other.examples if str(e.label) == label)
+    more = f" and {len(unknown) - 1} more labels" if len(unknown) > 1 else ""
+    raise UserError(
+        f"row {first.row_number + 1} of the {other.role} rows has the label {label!r} ({n} rows{more}), "
+        "which no row to prune has: no model could learn it",
+        file=other.report.files[0] if other.report.files else other.name,
+        mend="Mend the labels, or add training rows that have them.",
+    )
+
+
+def _check_shape(train: LabelledInput, other: LabelledInput) -> None:
+    pairs = [any(e.response for e in i.examples) for i in (train, other)]
+    if pairs[0] != pairs[1]:
+        which = "pairs of texts" if pairs[0] else "single texts"
+        raise UserError(
+            f"the rows to prune are {which}, the {other.role} rows are not",
+            file=other.report.files[0] if other.report.files else other.name,
+            mend="Name the columns of both alike (data.columns).",
+        )
+
+
+def check_prune_devices(config: PruneConfig) -> None:
+    """Raise UserError for a device that the config names and this machine lacks."""
+    resolve_devices(config.execution.devices)
+    if config.encoder.device != "auto":
+        check_device(config.encoder.device, "encoder.device")

@@ -1,0 +1,177 @@
+"""The data of a prune job: rows, labels, groups, and the cached embeddings that frozen training reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from nncift_core.config_prune import PruneConfig
+from nncift_core.errors import RunError
+from nncift_core.hashing import content_hash, content_id, digest
+from nncift_core.pipeline.problem import Keys
+from nncift_core.pruning.inputs import Role
+from nncift_core.pruning.noise import nearest_classes, plant
+from nncift_core.store.datasets import Dataset
+from nncift_core.store.references import DatasetRef
+from nncift_core.store.vectors import VectorStore
+from nncift_core.store.workspace import Workspace
+
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+EMPTY = content_id(content_hash("", ""))
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The labels that a model is trained on: as given (noise ""), or with a share changed on purpose."""
+
+    noise: str = ""
+    rate: float = 0.0
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.noise} noise {self.rate:g}, draw {self.seed}" if self.noise else "labels as given"
+
+
+GIVEN = LabelSet()
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts of n rows; pairs: the second text of each, None for single texts."""
+
+    texts: tuple[str, ...]
+    pairs: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+class PruneProblem:
+    """What every shard of a prune job reads; N rows to prune, K classes."""
+
+    def __init__(self, ws: Workspace, config: PruneConfig, keys: Keys, refs: tuple[DatasetRef, ...]) -> None:
+        self.ws, self.config, self.keys, self.refs = ws, config, keys, refs
+        self.vectors = VectorStore(ws, digest(["labelled-text", 1, keys.encoder]))
+        self._features: dict[str, Float32] = {}
+
+    def look_again(self) -> None:
+        """See the vectors that others have stored meanwhile."""
+        self.vectors.refresh()
+
+    @cached_property
+    def _datasets(self) -> dict[str, Dataset]:
+        return {ref.role: Dataset(self.ws, ref) for ref in self.refs}
+
+    def has(self, role: Role) -> bool:
+        """Whether the job has rows in this role."""
+        return any(ref.role == role for ref in self.refs)
+
+    def dataset(self, role: Role) -> Dataset:
+        """The stored rows of a role."""
+        return self._datasets[role]
+
+    @property
+    def train(self) -> Dataset:
+        """The rows to prune."""
+        return self.dataset("train")
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The K labels of the rows to prune, sorted."""
+        return tuple(sorted(set(self.train.rows["label"].to_pylist())))
+
+    def given_labels(self, role: Role) -> Int64:
+        """Class of every row of a role, [n]."""
+        number = {name: k for k, name in enumerate(self.classes)}
+        return np.array([number[name] for name in self.dataset(role).rows["label"].to_pylist()], np.int64)
+
+    @cached_property
+    def labels(self) -> Int64:
+        """Given class of every row to prune, [N]."""
+        return self.given_labels("train")
+
+    def labels_of(self, labels: LabelSet) -> Int64:
+        """Classes [N] under a label set."""
+        if not labels.noise:
+            return self.labels
+        nearest = self._nearest if labels.noise == "confusable" else None
+        return plant(self.labels, len(self.classes), labels.noise, labels.rate, labels.seed, nearest)  # type: ignore[arg-type]
+
+    @cached_property
+    def _nearest(self) -> Int64:
+        """Nearest other class of every class by mean embedding, [K]."""
+        return nearest_classes(self.raw_features("train").astype(np.float64), self.labels, len(self.classes))
+
+    def groups(self, role: Role) -> list[str | None]:
+        """The user's group of every row, None where there is none."""
+        found: list[str | None] = self.dataset(role).rows["task"].to_pylist()
+        return found
+
+    def texts(self, role: Role) -> Texts:
+        """Texts of every row of a role, in file order."""
+        dataset = self.dataset(role)
+        found = dataset.texts(dataset.content_ids)
+        return Texts(found.prompts, found.responses if self.paired else None)
+
+    @cached_property
+    def paired(self) -> bool:
+        """Whether rows are pairs of texts."""
+        found = self.train.texts(self.train.content_ids[:1])
+        return bool(found.responses[0])
+
+    def contents(self) -> list[tuple[Role, Int64]]:
+        """Distinct contents of every role; those that are embedded."""
+        roles: tuple[Role, ...] = ("train", "test", "new")
+        return [(role, self.dataset(role).contents) for role in roles if self.has(role)]
+
+    def raw_features(self, role: Role) -> Float32:
+        """What was stored of every row: the embedding [n, d], or of a pair both in a row, [n, 2 d]."""
+        return self.vectors.load(self.dataset(role).content_ids)
+
+    def features(self, role: Role) -> Float32:
+        """What a head on the frozen encoder reads, [n, D], made once: see `widened`."""
+        if role not in self._features:
+            self._features[role] = widened(self.raw_features(role), paired=self.paired)
+        return self._features[role]
+
+    def empty_features(self) -> Float32:
+        """The features [1, D] of the empty text, which the null model of PVI is trained on."""
+        return widened(self.vectors.load(np.array([EMPTY], np.int64)), paired=self.paired)
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The stored data that everything here is made of."""
+        return tuple(ref.path for ref in self.refs)
+
+    @cached_property
+    def tail(self) -> Int64:
+        """The rarest tenth of the classes by given labels, at least one; the lower number among equals."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        return np.sort(np.argsort(counts, kind="stable")[: max(1, len(counts) // 10)])
+
+    def check_embedded(self) -> None:
+        """Raise RunError where a vector that frozen training reads is missing."""
+        for role, contents in self.contents():
+            missing = len(self.vectors.missing(contents))
+            if missing:
+                raise RunError(f"{missing:,} {role} rows have no embedding; run again to compute them")
+
+
+def widened(stored: Float32, *, paired: bool) -> Float32:
+    """Unit embeddings times sqrt(d), so that coordinates are near 1.
+
+    Of a pair u, v (both unit vectors): u, v, |u - v| and u * v side by side, after that scaling
+    (sentence-BERT's features, arXiv 1908.10084).
+    """
+    if not paired:
+        return np.ascontiguousarray(stored * np.float32(np.sqrt(stored.shape[1])))
+    d = stored.shape[1] // 2
+    u, v = (stored[:, at : at + d] * np.float32(np.sqrt(d)) for at in (0, d))
+    return np.ascontiguousarray(np.concatenate([u, v, np.abs(u - v), u * v], axis=1))
