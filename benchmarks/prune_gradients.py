@@ -121,7 +121,8 @@ class Example:
             if self.plain:
                 e.retain_grad()
                 self._backward(logits[0, label])
-                at_e = e.grad
+                # Taken away, or the loss's would be added to it.
+                at_e, e.grad = e.grad, None
             else:
                 (at_e,) = torch.autograd.grad(logits[0, label], e, retain_graph="tracin" in self.names)
         if "tracin" in self.names:

@@ -48,7 +48,7 @@ def deploy(
     pool: Annotated[str, typer.Option(help="Work pool that the runs wait in; made if missing.")] = "nncift",
     json_: JsonOption = False,
 ) -> None:
-    """Put valuation, refresh and compare with their schedules on the server in PREFECT_API_URL."""
+    """Put valuation, refresh, compare and prune with their schedules on the server in PREFECT_API_URL."""
     quieten()
     from flows import deploy as server_side
     from flows.api import reachable
@@ -79,12 +79,18 @@ def deploy(
         "deployments": [asdict(d) for d in made],
         "notifies": notifies,
         "start_worker": f"{prefect} worker start --pool {shlex.quote(pool)} --type process --limit 1",
-        "run_now": f"{prefect} deployment run refresh/refresh",
+        "run_now": f"{prefect} deployment run {_first(made)}",
     }
     if json_:
         print_json(found)
     else:
         _show(found)
+
+
+def _first(made: list[Any]) -> str:
+    """The deployment that a person would start by hand: the recurring one, where there is one."""
+    names = [d.name for d in made]
+    return "refresh/refresh" if "refresh/refresh" in names else names[0]
 
 
 def _prefect() -> str:
@@ -103,7 +109,8 @@ def _show(found: dict[str, Any]) -> None:
         print(f"  {d['name']:22} {when:30} {d['url']}")
         if d["moved_from"]:
             print(f"  note: {d['name']} served workspace {d['moved_from']} until now")
-    if not any(d["name"].endswith("/compare") for d in found["deployments"]):
+    names = {d["name"].split("/")[-1] for d in found["deployments"]}
+    if "valuation" in names and "compare" not in names:
         print("  note: compare is left out, for the config has no [finetune]")
     print(f"  work pool {found['work_pool']}; one run at a time in the workspace (limit {found['limit']})")
     print("  runs without a heartbeat for 90 seconds are marked Crashed")

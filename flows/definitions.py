@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from flows.one_at_a_time import workspace_digest
 from nncift_core.config import Config, load_config
+from nncift_core.config_prune import load_prune_config
 from nncift_core.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[1] / "deployments"
@@ -94,11 +95,14 @@ def _schedule(raw: dict[str, Any]) -> Schedule:
 def with_config(definitions: list[Definition], path: str | Path) -> list[Definition]:
     """`definitions` with the user's job in the place of the built-in data.
 
-    `valuation` stops after the selection; `compare` needs [finetune] in the config, else it is left out.
+    `valuation` stops after the selection; `compare` needs [finetune] in the config, else it is left out; the
+    config of a prune job ([data] in the place of [pool]) makes `prune` alone.
     Data files named from the current directory are named in full, for a worker runs elsewhere.
     Raises UserError for what is wrong in the config, as `nncift run` does; data files are not read.
     """
     path = Path(path)
+    if _prunes(path):
+        return _pruning(definitions, path)
     base_dir = load_config(path).base_dir
     # Checked above; taken as written, so that "auto" is settled by the machine that runs the job.
     written = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -113,6 +117,26 @@ def with_config(definitions: list[Definition], path: str | Path) -> list[Definit
         for d in definitions
         if d.name in jobs
     ]
+
+
+def _prunes(path: Path) -> bool:
+    """Whether a file is the config of a prune job; one that cannot be read is not, and says so elsewhere."""
+    try:
+        written = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return False
+    return "data" in written and "pool" not in written
+
+
+def _pruning(definitions: list[Definition], path: Path) -> list[Definition]:
+    resolved = load_prune_config(path)
+    base_dir = resolved.base_dir
+    config = resolved.model_dump(mode="json")
+    for key in ("source", "test", "new"):
+        if config["data"][key] is not None:
+            config["data"][key] = _in_full(config["data"][key], Path(base_dir))
+    given = {"config": _without_none(config), "base_dir": base_dir}
+    return [replace(d, parameters={**d.parameters, **given}) for d in definitions if d.name == "prune"]
 
 
 def _without_none(config: dict[str, Any]) -> dict[str, Any]:

@@ -206,8 +206,14 @@ class PruneStages(Stages):
 
     def _record(self, tables: dict[str, str], facts: dict[str, Any]) -> dict[str, Any]:
         """What views answer from: no matrix of influence."""
-        matrix: dict[str, Any] = {"function": "prune", "exact": [], "estimates": [], "members": None, "estimator": None,
-                  "keys": {}}  # fmt: skip
+        nothing: dict[str, Any] = {
+            "exact": [],
+            "estimates": [],
+            "members": None,
+            "estimator": None,
+            "keys": {},
+        }
+        matrix: dict[str, Any] = {"function": "prune", **nothing}
         datasets = [
             {**ref.model_dump(mode="json"),
              "blocks": [self.ws.relative(b) for b in self.problem.dataset(ref.role).blocks]}  # type: ignore[arg-type]

@@ -15,7 +15,6 @@ from nncift_core.text import one_line
 if TYPE_CHECKING:
     from flows.prune import PruneResult
 
-_NAMES = ("score", "pruned", "accuracy", "change", "over random", "verdict", "tail", "worst class")
 _DETECTION = ("noise", "score", "AUC", "average precision", "found")
 
 
@@ -31,7 +30,9 @@ def show_prune(result: PruneResult) -> None:
     ):
         of = [r for r in result.summary if (r["study"], r["noise"], r["noise_rate"]) == (study, noise, rate)]
         planted = f", {rate:.0%} {noise} noise" if noise else ""
-        heading(console, f"\nStudy: {study}{planted} (means over {of[0]['n_seeds']} seeds, +- over seeds)")
+        full = next((f", accuracy of all rows {number(r['accuracy'])}" for r in of if not r["pruned"]), "")
+        told = f"means over {of[0]['n_seeds']} seeds, +- over seeds; better, worse: than random rows"
+        heading(console, f"\nStudy: {study}{planted}{full}; change in points ({told})")
         console.print(_points(of))
     if result.detection:
         heading(console, "\nFinding the planted labels (mean +- standard deviation over draws)")
@@ -41,22 +42,31 @@ def show_prune(result: PruneResult) -> None:
 
 
 def _points(rows: list[dict[str, Any]]) -> Table:
-    table = terminal.columns(_NAMES, left=("score", "verdict", "worst class"), wrap=False)
-    for r in rows:
-        parts = (r["score"], r["variant"], r["sampling"] if r["sampling"] != "cut" else "", r["pruned_end"])
-        gain = "-" if r["gain"] is None else f"{r['gain']:+.3f}"
-        change = "-" if r["change"] is None or not r["pruned"] else f"{r['change']:+.3f}"
-        spread = "" if r["spread"] is None else f" +- {r['spread']:.3f}"
-        worst = "" if r["worst_class"] is None or not r["pruned"] else _worst(r)
-        table.add_row(
-            Text(one_line(" ".join(p for p in parts if p), CELL)), f"{r['pruned']:.0%}",
-            number(r["accuracy"]) + spread, change, gain, r["verdict"] or "", number(r["tail_accuracy"]), worst,
-        )  # fmt: skip
+    """A line per score and end, a column per share: change of accuracy, and what random rows say to it."""
+    shares = sorted({r["pruned"] for r in rows if r["pruned"]})
+    names = ("score", "end", *(f"{share:.0%} pruned" for share in shares))
+    table = terminal.columns(names, left=names, wrap=False)
+    whole = next((r for r in rows if not r["pruned"]), None)
+    by = {(_score(r), r["pruned_end"], r["pruned"]): r for r in rows}
+    for score, end in dict.fromkeys((_score(r), r["pruned_end"]) for r in rows if r["pruned"]):
+        cells = [_change(by.get((score, end, share)), whole) for share in shares]
+        table.add_row(Text(one_line(score, CELL)), end, *cells)
     return table
 
 
-def _worst(row: dict[str, Any]) -> Text:
-    return Text(one_line(f"{row['worst_class']} {row['worst_class_change']:+.2f}", CELL))
+def _score(row: dict[str, Any]) -> str:
+    """The score with what else says how rows were taken."""
+    parts = (row["score"], row["variant"], row["sampling"] if row["sampling"] != "cut" else "")
+    return " ".join(p for p in parts if p)
+
+
+def _change(row: dict[str, Any] | None, whole: dict[str, Any] | None) -> str:
+    """Change of accuracy in points, its spread, and the verdict against random rows."""
+    if row is None or whole is None or row["change"] is None:
+        return "-"
+    spread = "" if row["change_spread"] is None else f" +- {100 * row['change_spread']:.1f}"
+    verdict = {"better": " better", "worse": " worse"}.get(row["verdict"] or "", "")
+    return f"{100 * row['change']:+.1f}{spread}{verdict}"
 
 
 def _detection(rows: list[dict[str, Any]]) -> Table:

@@ -173,9 +173,9 @@ def evaluation_rows(problem: PruneProblem, points: Sequence[Mapping[str, Any]]) 
             continue
         parts = (p["score"], p["variant"], p["sampling"], p["pruned_end"])
         subset = " ".join(x for x in parts if x) + (f" -{p['pruned']:.0%}" if p["pruned"] else "")
+        about = {"function": p["score"], "subset": f"{p['study']}: {subset}", "model": f"{mode} encoder"}
         for metric in ("accuracy", "macro_accuracy", "log_loss"):
-            rows.append({"function": p["score"], "subset": f"{p['study']}: {subset}", "model": f"{mode} encoder",
-                         "mode": "classifier", "task": "all", "metric": metric, "value": p[metric],
+            rows.append({**about, "mode": "classifier", "task": "all", "metric": metric, "value": p[metric],
                          "lower": None, "upper": None, "seed": p["seed"], "fraction": 1 - p["pruned"],
                          "n_train": p["n_train"], "n_tokens": None, "n_rows": p["n_test"]})  # fmt: skip
     return rows

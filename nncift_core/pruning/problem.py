@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from nncift_core.config_prune import PruneConfig
 from nncift_core.errors import RunError
-from nncift_core.hashing import content_hash, content_id, digest
+from nncift_core.hashing import digest
 from nncift_core.pipeline.problem import Keys
 from nncift_core.pruning.inputs import Role
 from nncift_core.pruning.noise import nearest_classes, plant
@@ -22,7 +22,8 @@ from nncift_core.store.workspace import Workspace
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 
-EMPTY = content_id(content_hash("", ""))
+# Under which id the empty text is embedded: no row's content, and one that `nncift gc` always keeps.
+EMPTY = 0
 
 
 @dataclass(frozen=True)

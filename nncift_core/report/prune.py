@@ -66,8 +66,8 @@ def _recommendation(facts: Data) -> Sentence:
     text = value(facts.where("fact", "recommendation"), "text", "long")
     badge = value(verdict, "text")
     if verdict.first["text"] == PRUNE:
-        return Sentence(say("{}", text).parts, "good", badge)
-    return Sentence(say("No pruning is recommended. {}", text).parts, "bad", badge)
+        return Sentence(say("{}.", text).parts, "good", badge)
+    return Sentence(say("No pruning is recommended: {}.", text).parts, "bad", badge)
 
 
 def _subset(facts: Data) -> list[Sentence]:

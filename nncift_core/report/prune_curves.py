@@ -64,8 +64,8 @@ def accuracy_plot(r: Reader, study: str, noise: str = "", rate: float | None = N
     """The curves of a study with every number beneath; only the table where there is nothing to draw."""
     found, left = r.ask(queries.curve(study, noise, rate)), ("planted left:score",) if noise else ()
     numbers = table(
-        found, *_WHICH, "seeds:int", "rows:score", "accuracy:loss", "± seeds:loss", *_CHANGE, *_AGAINST_RANDOM,
-        *left, folded="numbers and query",
+        found, *_WHICH, "seeds:int", "rows:score", "accuracy:loss", "± seeds:loss", *_CHANGE,
+        *_AGAINST_RANDOM, *left, folded="numbers and query",
     )  # fmt: skip
     drawn = r.ask(queries.lines(study, noise, rate))
     rows = [

@@ -18,6 +18,14 @@ _SHOWN = {
 _ORDER = "[" + ", ".join(f"'{name}'" for name in _SHOWN) + "]"
 
 
+def _mean(value: str, seed: str = "s.seed") -> str:
+    return f"avg({value} ORDER BY {seed})"
+
+
+def _spread(value: str, seed: str = "s.seed") -> str:
+    return f"stddev_samp({value} ORDER BY {seed})"
+
+
 def _line(view: str) -> str:
     """The rows of a view by score, with `line`: the score's name, and the variant where there are several."""
     several = "min(variant) OVER (PARTITION BY score) <> max(variant) OVER (PARTITION BY score)"
@@ -127,8 +135,9 @@ def harmed(study: str, scope: str, shown: int) -> str:
     )
     return f"""WITH parts AS (SELECT * FROM pruning WHERE study = '{study}' AND scope = '{scope}'
  AND metric = 'accuracy'), lost AS (SELECT b.pruned, b.line, b.sampling, b.pruned_end, s.name,
- max(s.n_rows) AS n_rows, avg(f.value) AS before, avg(s.value) AS after, avg(s.value - f.value) AS change,
- stddev_samp(s.value - f.value) AS change_spread FROM {_best(study)} b JOIN parts s ON {same}
+ max(s.n_rows) AS n_rows, {_mean("f.value")} AS before, {_mean("s.value")} AS after,
+ {_mean("s.value - f.value")} AS change, {_spread("s.value - f.value")} AS change_spread
+ FROM {_best(study)} b JOIN parts s ON {same}
  JOIN parts f ON f.score = 'all' AND f.name = s.name AND f.seed = s.seed GROUP BY ALL)
  SELECT pruned, {_SUBSET}, name, n_rows, before, after, change, change_spread FROM lost
  QUALIFY row_number() OVER (PARTITION BY pruned ORDER BY change, name) <= {shown}
@@ -143,14 +152,15 @@ NOISES = """SELECT noise, noise_rate FROM noise_detection GROUP BY ALL UNION
 
 def noise(kind: str, rate: float) -> str:
     """One planted noise: its kind, its rate and how many labels it made wrong."""
-    return f"""SELECT noise, noise_rate, avg(planted) AS planted, count(DISTINCT seed) AS seeds
- FROM noise_detection WHERE {_noisy(kind, rate)} GROUP BY ALL"""
+    return f"""SELECT noise, noise_rate, sum(planted) / count(planted) AS planted,
+ count(DISTINCT seed) AS seeds FROM noise_detection WHERE {_noisy(kind, rate)} GROUP BY ALL"""
 
 
 def detection(kind: str, rate: float) -> str:
     """How well every score finds the planted labels, over seeds."""
     found = ", ".join(
-        f"avg({m}) AS {m}, stddev_samp({m}) AS {m}_spread" for m in ("average_precision", "auc", "found")
+        f"{_mean(m, 'seed')} AS {m}, {_spread(m, 'seed')} AS {m}_spread"
+        for m in ("average_precision", "auc", "found")
     )
     return f"""SELECT line, {found}, count(DISTINCT seed) AS seeds FROM {_line("noise_detection")}
  WHERE {_noisy(kind, rate)} GROUP BY line ORDER BY average_precision DESC, line"""
@@ -179,9 +189,12 @@ _OWN = f"""defaults AS (SELECT * FROM (VALUES {_VALUES}) AS d (function, variant
  own AS (SELECT s.function, s.train_id, s.score, d.sign FROM scores s
  JOIN defaults d ON d.function = s.function AND d.variant = s.variant
  WHERE s.origin = 'exact' AND isfinite(s.score))"""
-_CLASSES = """placed AS (SELECT train_id, percent_rank() OVER (PARTITION BY function ORDER BY sign * score)
- AS difficulty FROM own), classes AS (SELECT label, count(DISTINCT train_id) AS rows,
- avg(difficulty) AS difficulty FROM placed JOIN examples ON example_id = train_id GROUP BY label),
+# Sums of whole numbers, and ordered means below: threads must not change a digit of the page.
+_CLASSES = """placed AS (SELECT train_id,
+ rank() OVER (PARTITION BY function ORDER BY sign * score) - 1 AS place,
+ count(*) OVER (PARTITION BY function) - 1 AS last FROM own), classes AS (SELECT label,
+ count(DISTINCT train_id) AS rows, coalesce(sum(place) / nullif(sum(last), 0), 0) AS difficulty
+ FROM placed JOIN examples ON example_id = train_id GROUP BY label),
  ranked AS (SELECT *, row_number() OVER (ORDER BY difficulty DESC, label) AS from_hard,
  row_number() OVER (ORDER BY difficulty, label DESC) AS from_easy FROM classes)"""
 
@@ -217,7 +230,7 @@ DATA_MAP = f"""WITH {_OWN}, points AS (SELECT train_id,
  max(score) FILTER (function = 'confidence') AS confidence, max(score) FILTER (function = 'aum') AS margin
  FROM own GROUP BY train_id HAVING variability IS NOT NULL AND confidence IS NOT NULL),
  cells AS (SELECT *, {_cell("variability")} AS x, {_cell("confidence")} AS y FROM points)
- SELECT avg(variability) AS variability, avg(confidence) AS confidence, count(*) AS rows,
+ SELECT median(variability) AS variability, median(confidence) AS confidence, count(*) AS rows,
  count(*) FILTER (margin > 0) / nullif(count(margin), 0) AS ahead FROM cells GROUP BY x, y ORDER BY x, y"""
 
 OVERLAP_SHARES = "SELECT DISTINCT share FROM tail_overlap ORDER BY share"
@@ -232,9 +245,10 @@ def overlap(share: float) -> str:
 # Learned scores and the paper's claims
 
 _LEARNED = f"""SELECT function, predictor, n_pairs, r2, pearson, spearman, lower, upper, recall_at_k,
- nullif(verdict, '') AS verdict FROM estimator_quality WHERE role = 'audit' {{}}
+ nullif(split_part(verdict, ': ', 1), '') AS verdict, substr(verdict, strpos(verdict, ': ') + 2) AS why
+ FROM (SELECT * REPLACE (nullif(verdict, '') AS verdict) FROM estimator_quality) WHERE role = 'audit' {{}}
  ORDER BY list_position({_ORDER}, function), function, verdict IS NULL, spearman DESC NULLS LAST, predictor"""
-LEARNED, LEARNED_JUDGED = _LEARNED.format(""), _LEARNED.format("AND nullif(verdict, '') IS NOT NULL")
+LEARNED, LEARNED_JUDGED = _LEARNED.format(""), _LEARNED.format("AND verdict IS NOT NULL")
 
 FINDINGS = """SELECT finding, claim, holds, effect, spread, text FROM findings
  ORDER BY list_position(['yes', 'no', 'unclear', 'not studied'], holds), finding"""

@@ -133,7 +133,7 @@ def learned(r: Reader) -> Section:
         section.blocks.append(Plot(image, "Rank agreement of learned scores and baselines", text, None))
     columns = (
         "score", "predictor", "rows:int", "R2:rate", "Pearson:rate", "Spearman:rate", "from:rate", "to:rate",
-        "top 10 % found:rate", "verdict:verdict",
+        "top 10 % found:rate", "verdict:verdict", "why",
     )  # fmt: skip
     judged = r.ask(queries.LEARNED_JUDGED)
     section.blocks += [table(judged, *columns)] if judged.rows else []

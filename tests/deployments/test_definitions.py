@@ -18,6 +18,7 @@ from flows.definitions import FOLDER, Definition, scheduled, shipped, with_confi
 from flows.deploy import check_webhook
 from flows.one_at_a_time import alone_in, limit_name, workspace_digest
 from nncift_core.config import parse_config
+from nncift_core.config_prune import parse_prune_config
 from nncift_core.errors import RunError, UserError
 
 
@@ -27,11 +28,12 @@ def named(definitions: list[Definition]) -> dict[str, Definition]:
 
 def test_shipped_definitions_are_of_flows_that_exist_and_configs_that_are_valid(tmp_path: Path) -> None:
     found = named(shipped(tmp_path / "ws"))
-    assert set(found) == {"valuation", "refresh", "compare"}
+    assert set(found) == {"valuation", "refresh", "compare", "prune"}
     for d in found.values():
         module, _, name = d.entrypoint.rpartition(".")
-        assert getattr(importlib.import_module(module), name).name in ("valuation", "refresh")
-        parse_config(d.parameters["config"])
+        assert getattr(importlib.import_module(module), name).name in ("valuation", "refresh", "prune")
+        parse = parse_prune_config if d.name == "prune" else parse_config
+        parse(d.parameters["config"])
         assert d.parameters["workspace"] == str(tmp_path / "ws")
         assert d.concurrency["limit"] == 1
         assert d.job_variables["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
@@ -39,7 +41,22 @@ def test_shipped_definitions_are_of_flows_that_exist_and_configs_that_are_valid(
     assert parse_config(found["compare"].parameters["config"]).finetune is not None
     ((schedule, active),) = found["refresh"].schedules
     assert isinstance(schedule, CronSchedule) and schedule.cron == "0 2 * * *" and active
-    assert found["valuation"].schedules == found["compare"].schedules == []
+    assert found["valuation"].schedules == found["compare"].schedules == found["prune"].schedules == []
+
+
+def test_the_config_of_a_prune_job_makes_its_deployment_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("")
+    (tmp_path / "jobs").mkdir()
+    path = tmp_path / "jobs" / "intents.toml"
+    path.write_text('[data]\nsource = "rows.jsonl"\nsplit = "train"\ntest = "test"\n')
+    monkeypatch.chdir(tmp_path)
+    (only,) = with_config(shipped("ws"), path)
+    assert only.name == "prune"
+    assert only.parameters["config"]["data"]["source"] == str(tmp_path / "rows.jsonl")
+    assert only.parameters["base_dir"] == str(tmp_path / "jobs")
+    parse_prune_config(only.parameters["config"])
 
 
 def test_the_trigger_hears_of_its_own_workspace_only(tmp_path: Path) -> None:

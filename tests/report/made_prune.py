@@ -87,7 +87,7 @@ class PruneMaker:
     def _facts(self, run_id: str) -> dict[str, Any]:
         folder = f"runs/{run_id}"
         return {
-            "recommendation": "Prune 10 % by el2n from the easy end: expected change +0.1 +- 0.3 points.",
+            "recommendation": "Prune 10 % by el2n from the easy end: expected change +0.1 +- 0.3 points",
             "recommendation_verdict": "prune", "rows": self.classes * self.per_class, "classes": self.classes,
             "accuracy_all": FULL, "mode": "frozen", "head": "paper", "encoder": "builtin", "subset_rows": 21,
             "subset": f"{folder}/subset.jsonl", "suspects_csv": f"{folder}/suspects.csv",
@@ -230,7 +230,7 @@ class PruneMaker:
                 "spearman": None if rho is None else rho - 0.02 * k,
                 "spearman_per_target": None, "recall_at_k": 0.25,
                 "lower": None if rho is None else rho - 0.1, "upper": None if rho is None else rho + 0.05,
-                "verdict": ("beats every baseline" if k else "no better than class mean")
+                "verdict": ("trusted: it ranks best" if k else "refused: class mean does as well")
                 if p == "kernel"
                 else None,
                 "spearman_centred": None,

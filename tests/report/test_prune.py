@@ -112,12 +112,12 @@ def test_the_first_screen_tells_the_recommendation(standard: Rendered) -> None:
 def test_anything_but_prune_is_told_as_a_refusal(
     verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    why = "Random rows do as well as every score at every share."
+    why = "keep all rows: random rows do as well as every score"
     told = {"recommendation_verdict": verdict, "recommendation": why, "mode": "full", "subset": ""}
     ws = PruneMaker(tmp_path).make(studies=(), others=False, facts=told)
     head = one(prune.head, ws, monkeypatch)
     first = head.all("li")[0]
-    assert first.text == f"No pruning is recommended. {why} {verdict}"
+    assert first.text == f"No pruning is recommended: {why}. {verdict}"
     assert first.attributes["class"] == "bad"
     assert "stays frozen" not in head.text and "subset" not in head.text
 
@@ -257,8 +257,9 @@ def test_learned_scores_stand_beside_baselines_with_verdicts(standard: Rendered)
     learned = section(standard.page, "learned")
     judged, every = (rows_of(t) for t in learned.all("table"))
     assert [r[1] for r in judged] == ["kernel"] * 5 and len(every) == 20
-    assert judged[0][-1] == "no better than class mean" and judged[1][-1] == "beats every baseline"
-    verdicts = [td.attributes["class"] for td in learned.all("table")[0].all("td")][9::10]
+    assert judged[0][-2:] == ["refused", "class mean does as well"]
+    assert judged[1][-2:] == ["trusted", "it ranks best"] and every[1][-2:] == ["–", "–"]
+    verdicts = [td.attributes["class"] for td in learned.all("table")[0].all("td")][9::11]
     assert verdicts == ["verdict bad"] + ["verdict good"] * 4
     (svg,) = drawings(learned)
     assert "el2n: kernel" in svg and "el2n: class mean" in svg and "el2n: embedding cosine" not in svg
@@ -282,8 +283,8 @@ def test_costs_and_the_making_are_told(standard: Rendered) -> None:
 
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     maker = PruneMaker(
-        tmp_path, classes=9, per_class=4, shares=(0.3,), names=(HOSTILE[5], *HOSTILE[:5], *HOSTILE[6:9]), texts=HOSTILE, groups=HOSTILE[:3],
-        pairs=True, scores=("aum", "confidence", "variability"),
+        tmp_path, classes=9, per_class=4, shares=(0.3,), texts=HOSTILE, groups=HOSTILE[:3], pairs=True,
+        names=(HOSTILE[5], *HOSTILE[:5], *HOSTILE[6:9]), scores=("aum", "confidence", "variability"),
     )  # fmt: skip
     told = {"recommendation": HOSTILE[0] + HOSTILE[2], "encoder": HOSTILE[1], "command": " ".join(HOSTILE)}
     told |= {"subset": HOSTILE[0], "suspects_csv": HOSTILE[3]}
