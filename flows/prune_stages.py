@@ -24,6 +24,7 @@ from nncift_core.pruning.outcome import (
     score_all,
     scores_table,
     suspect_rows,
+    training_facts,
 )
 from nncift_core.pruning.problem import LabelSet, PruneProblem
 from nncift_core.pruning.recommend import Recommendation, recommend
@@ -169,7 +170,7 @@ class PruneStages(Stages):
             "studies": ", ".join(self.config.study.studies), "points": len(measured),
             "rows_kept_for_floor": sum(p["floored"] for p in measured),
             "duplicates": sum(r.duplicates for r in refs), "dropped_rows": sum(len(r.dropped) for r in refs),
-            "command": self.command, **sum_counts(self.ws.root, embedded),
+            "command": self.command, **sum_counts(self.ws.root, embedded), **training_facts(problem),
         }  # fmt: skip
 
     def _subset(

@@ -83,6 +83,37 @@ def observed(logits: Float32, labels: Int64) -> dict[str, npt.NDArray[Any]]:
     }
 
 
+class Log:
+    """What is noted of a run's logits, point by point, on rows with labels [N].
+
+    whole: whether the logits at the ends of epochs are kept, too.
+    """
+
+    def __init__(self, labels: Int64, per_epoch: int, *, whole: bool) -> None:
+        self._labels, self._per_epoch, self._whole = labels, per_epoch, whole
+        self._points: list[tuple[int, bool]] = []
+        self._found: list[dict[str, npt.NDArray[Any]]] = []
+        self._kept: list[Float32] = []
+
+    def note(self, step: int, epoch_end: bool, logits: Float32) -> None:
+        """The logits [N, K] after `step`."""
+        self._points.append((step, epoch_end))
+        self._found.append(observed(logits, self._labels))
+        if self._whole and epoch_end:
+            self._kept.append(logits)
+
+    def dynamics(self) -> Dynamics:
+        """The dynamics of all points noted."""
+        steps = np.array([step for step, _ in self._points], np.int64)
+        ends = np.array([end for _, end in self._points], np.bool_)
+        stacked = {name: np.stack([f[name] for f in self._found]) for name in self._found[0]}
+        return Dynamics(steps, steps / self._per_epoch, ends, **stacked)
+
+    def logits(self) -> Float32 | None:
+        """The kept logits [E, N, K]; None where they are not kept."""
+        return np.stack(self._kept) if self._kept else None
+
+
 def dynamics_of(logits: Float32, labels: Int64, steps: Int64, epochs: Float64, epoch_end: Bool) -> Dynamics:
     """The dynamics of whole logits [T, N, K] under labels [N]."""
     points = [observed(at, labels) for at in logits]
@@ -118,9 +149,14 @@ class Prediction:
 @dataclass(frozen=True, eq=False)
 class Run:
     """One training: dynamics (None where not asked for), checkpoints (as many as were asked for), and the
-    final model's predictions by name of the evaluated set; facts: numbers a person may ask for."""
+    final model's predictions by name of the evaluated set.
+
+    facts: numbers a person may ask for; logits: of all rows at the ends of epochs, [E, N, K], where
+    `keep_logits` asks for them.
+    """
 
     dynamics: Dynamics | None
     checkpoints: tuple[Checkpoint, ...]
     predictions: Mapping[str, Prediction]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    logits: Float32 | None = None

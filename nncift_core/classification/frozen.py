@@ -13,12 +13,11 @@ import torch
 
 from nncift_core.classification.contract import (
     Checkpoint,
-    Dynamics,
     Float32,
     Int64,
+    Log,
     Prediction,
     Run,
-    observed,
 )
 from nncift_core.classification.heads import head_from, layers_of, linears, make_head
 from nncift_core.classification.schedule import (
@@ -56,12 +55,12 @@ def train_head(
     training = _Training(x, labels, n_classes, settings, seed, device)
     points = logging_points(len(x), settings) if log else {}
     keep = set(checkpoint_steps(training.total, checkpoints)) if checkpoints else set()
-    seen: list[tuple[int, bool, Float32]] = []
+    noted = Log(labels, training.per_epoch, whole=settings.keep_logits)
     kept: list[Checkpoint] = []
     for step in range(1, training.total + 1):
         rate, rows = training.step()
         if step in points:
-            seen.append((step, points[step], training.logits(training.x)))
+            noted.note(step, points[step], training.logits(training.x))
         if step in keep:
             kept.append(Checkpoint(step, step / training.per_epoch, rate, layers_of(training.head)))
         if progress is not None:
@@ -70,7 +69,8 @@ def train_head(
         name: predicted(training.logits(torch.from_numpy(each).to(device)))
         for name, each in (evaluate or {}).items()
     }
-    return Run(_dynamics(seen, labels, training.per_epoch) if log else None, tuple(kept), predictions)
+    dynamics, whole = (noted.dynamics(), noted.logits()) if log else (None, None)
+    return Run(dynamics, tuple(kept), predictions, logits=whole)
 
 
 def predicted(logits: Float32) -> Prediction:
@@ -78,13 +78,6 @@ def predicted(logits: Float32) -> Prediction:
     f = logits.astype(np.float64)
     p = np.exp(f - f.max(axis=1, keepdims=True))
     return Prediction(f.argmax(axis=1), (p / p.sum(axis=1, keepdims=True)).astype(np.float32))
-
-
-def _dynamics(seen: list[tuple[int, bool, Float32]], labels: Int64, per_epoch: int) -> Dynamics:
-    found = [observed(logits, labels) for _, _, logits in seen]
-    steps = np.array([step for step, _, _ in seen], np.int64)
-    ends = np.array([end for _, end, _ in seen], np.bool_)
-    return Dynamics(steps, steps / per_epoch, ends, **{k: np.stack([o[k] for o in found]) for k in found[0]})
 
 
 class _Training:

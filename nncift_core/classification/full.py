@@ -21,11 +21,10 @@ from safetensors.torch import save_file
 from nncift_core.batching import TokenBudget, is_out_of_memory, slack_of
 from nncift_core.classification.contract import (
     Checkpoint,
-    Dynamics,
     Float32,
     Int64,
+    Log,
     Run,
-    observed,
 )
 from nncift_core.classification.frozen import predicted
 from nncift_core.classification.heads import layers_of, make_head
@@ -99,12 +98,12 @@ def train_encoder(
         training = _Training(encoder, rows, labels, n_classes, settings, seed, accelerator)
         points = logging_points(len(rows), settings) if log else {}
         keep = set(checkpoint_steps(training.total, checkpoints)) if checkpoints else set()
-        seen: list[tuple[int, bool, dict[str, Any]]] = []
+        noted = Log(labels, training.per_epoch, whole=settings.keep_logits)
         kept: list[Checkpoint] = []
         for step in range(1, training.total + 1):
             count = training.step()
             if step in points:
-                seen.append((step, points[step], observed(training.logits(rows), labels)))
+                noted.note(step, points[step], training.logits(rows))
             if step in keep and weights_dir is not None:
                 kept.append(training.checkpoint(weights_dir))
             if progress is not None:
@@ -114,14 +113,8 @@ def train_encoder(
             for name, given in (evaluate or {}).items()
         }
     facts = {"truncated_texts": rows.truncated, "training_loss": training.epoch_loss}
-    return Run(_dynamics(seen, training.per_epoch) if log else None, tuple(kept), predictions, facts)
-
-
-def _dynamics(seen: list[tuple[int, bool, dict[str, Any]]], per_epoch: int) -> Dynamics:
-    steps = np.array([step for step, _, _ in seen], np.int64)
-    ends = np.array([end for _, end, _ in seen], np.bool_)
-    found = [each for _, _, each in seen]
-    return Dynamics(steps, steps / per_epoch, ends, **{k: np.stack([o[k] for o in found]) for k in found[0]})
+    dynamics, whole = (noted.dynamics(), noted.logits()) if log else (None, None)
+    return Run(dynamics, tuple(kept), predictions, facts, whole)
 
 
 class _Training:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,19 +22,28 @@ def make_head(
     kind: Head, n_in: int, n_classes: int, hidden: int, dropout: float, seed: int
 ) -> torch.nn.Sequential:
     """A fresh head of `n_in` inputs; its weights follow from `seed` alone, by torch's own initialisation."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if kind == "linear":
-            return torch.nn.Sequential(torch.nn.Linear(n_in, n_classes))
-        return torch.nn.Sequential(
-            torch.nn.Linear(n_in, hidden),
-            torch.nn.ReLU(),
-            torch.nn.Dropout(dropout),
-            torch.nn.Linear(hidden, hidden),
-            torch.nn.ReLU(),
-            torch.nn.Dropout(dropout),
-            torch.nn.Linear(hidden, n_classes),
-        )
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "linear":
+        return torch.nn.Sequential(_linear(n_in, n_classes, generator))
+    return torch.nn.Sequential(
+        _linear(n_in, hidden, generator),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(dropout),
+        _linear(hidden, hidden, generator),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(dropout),
+        _linear(hidden, n_classes, generator),
+    )
+
+
+def _linear(n_in: int, n_out: int, generator: torch.Generator) -> torch.nn.Linear:
+    """A layer as torch initialises it, from a generator of its own: heads that are made in several threads
+    at once would draw from one global state between them."""
+    layer = torch.nn.utils.skip_init(torch.nn.Linear, n_in, n_out)
+    torch.nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    bound = 1 / math.sqrt(n_in)
+    torch.nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return layer
 
 
 def linears(head: torch.nn.Module) -> list[torch.nn.Linear]:

@@ -55,6 +55,12 @@ def _scored(problem: PruneProblem, labels: LabelSet, cells: Sequence[Any]) -> Sc
     return Scored(scores, _majority(runs, len(problem.classes)), _probability(runs))
 
 
+def training_facts(problem: PruneProblem) -> dict[str, int]:
+    """What a person should hear of the trainings: how many texts were cut (full mode)."""
+    facts = kept_score(problem, score_cells(problem)[0]).read()["facts"]
+    return {k: int(v) for k, v in facts.items() if k == "truncated_texts"}
+
+
 def _majority(runs: Sequence[Dynamics], n_classes: int) -> Int64:
     last = np.stack([run.predicted[-1] for run in runs])
     n = last.shape[1]

@@ -104,6 +104,8 @@ def train_score(problem: PruneProblem, cell: ScoreCell, device: str, progress: P
         )  # fmt: skip
         assert run.dynamics is not None
         files = [kept.write_dynamics(run.dynamics, problem.train.example_ids)]
+        if run.logits is not None:
+            files.append(kept.write_arrays("logits", {"logits": run.logits}, {"classes": problem.classes}))
         if cell.gradients:
             files.append(kept.write_checkpoints(run.checkpoints))
             found = _gradients(problem, run, labels, Path(scratch), device)

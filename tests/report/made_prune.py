@@ -177,7 +177,7 @@ class PruneMaker:
                 "planted": 10, "auc": 0.99 - 0.03 * k, "found": 0.9 - 0.06 * k,
                 "average_precision": 0.95 - 0.07 * k - 0.02 * seed - (0.2 if kind == "confusable" else 0),
             }
-            for kind, rate in noises("noise")
+            for kind, rate in (*noises("noise"), ("uniform", 0.1))
             for k, s in enumerate(self.scores)
             for seed in range(self.seeds)
         ]  # fmt: skip
@@ -241,8 +241,8 @@ class PruneMaker:
 
 
 def noises(study: str) -> tuple[tuple[str, float | None], ...]:
-    """The noises that a study is under."""
-    return (("confusable", 0.1), ("uniform", 0.1)) if study == "noise" else (("", None),)
+    """The noises that subsets of a study are drawn under."""
+    return (("confusable", 0.1),) if study == "noise" else (("", None),)
 
 
 def claims() -> list[dict[str, Any]]:

@@ -281,7 +281,10 @@ def test_costs_and_the_making_are_told(standard: Rendered) -> None:
     assert prune.SECTIONS[-2] is values.costs
 
 
-def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
+def test_hostile_texts_stay_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The others show nothing of the user's.
+    telling = (prune.head, prune_curves.harm, prune_noise.suspects, prune_scores.scores, prune.made)
+    monkeypatch.setattr(prune, "SECTIONS", telling)
     maker = PruneMaker(
         tmp_path, classes=9, per_class=4, shares=(0.3,), texts=HOSTILE, groups=HOSTILE[:3], pairs=True,
         names=(HOSTILE[5], *HOSTILE[:5], *HOSTILE[6:9]), scores=("aum", "confidence", "variability"),
@@ -291,11 +294,11 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     config = {"data": {"source": HOSTILE[0] + HOSTILE[4], "columns": {"text": HOSTILE[6]}}}
     html = render_prune(maker.make(studies=("curve",), facts=told, config=config), RUN)
     page = parse(html)
-    assert [s.attributes["id"] for s in page.all("section")] == ANCHORS
+    assert page.all("section")[-1].attributes["id"] == "made"
     assert page.all("script") == [] and len(page.all("style")) == 1
     assert not re.search(UNSAFE, html) and len(html) < 1_500_000
     assert "{{ 7 * 7 }} {% for x in y %}" in section(page, "suspects").text
-    assert check_values(page, maker.ws) > 1000 and free_digits(page) == []
+    assert check_values(page, maker.ws) > 500 and free_digits(page) == []
     for svg in drawings(page):
         parse(svg)
         assert not re.search(UNSAFE, svg)
