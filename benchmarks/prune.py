@@ -1,8 +1,9 @@
 """What prune finds on real classification data, and what it costs.
 
-Parts: curve (clinc150, frozen encoder, the default grid), noise (clinc150, 10 % uniform and confusable labels),
-snli-noise (sentence pairs, frozen encoder), imbalanced (clinc150 with rare classes), banking (banking77, the
-curve), full (4,000 rows of snli_small, the encoder trained too). Without a part: all of them, tens of minutes.
+Parts: curve (clinc150, frozen encoder, the default grid), noise (clinc150, 10 % uniform and confusable
+labels), snli-noise (sentence pairs, frozen encoder), imbalanced (clinc150 with rare classes), banking
+(banking77, the curve), full (4,000 rows of snli_small, the encoder trained too). Without a part: all of them,
+tens of minutes.
 
 Run: python benchmarks/prune.py ../shared/data [PART ...]
 """
@@ -20,13 +21,15 @@ from typing import Any
 
 from machine import machine
 
-FEW = ["el2n", "aum", "confidence", "forgetting", "pvi", "vog", "tracin", "variability", "grand"]
 PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "curve": ("clinc150", {}),
     "noise": ("clinc150", {"study": {"studies": ["noise"], "scores": ["el2n", "aum", "confidence", "vog"]}}),
     "snli-noise": (
         "snli_small",
-        {"study": {"studies": ["noise"], "scores": ["el2n", "aum", "confidence", "vog"]}, "data": {"limit": 6000}},
+        {
+            "study": {"studies": ["noise"], "scores": ["el2n", "aum", "confidence", "vog"]},
+            "data": {"limit": 6000},
+        },
     ),
     "imbalanced": (
         "clinc150_imbalanced", {"study": {"studies": ["imbalance"], "prune": [0.25, 0.5]}},
@@ -62,7 +65,8 @@ def settle(home: Path) -> None:
 def config_of(part: str, data: Path) -> dict[str, Any]:
     """The job of a part, as a TOML file would say it."""
     name, given = PARTS[part]
-    job: dict[str, Any] = {"data": {"source": str(data / f"{name}.parquet"), "split": "train", "test": "test"}}
+    rows = {"source": str(data / f"{name}.parquet"), "split": "train", "test": "test"}
+    job: dict[str, Any] = {"data": rows}
     for section, keys in given.items():
         job[section] = {**job.get(section, {}), **keys}
     return job
@@ -73,22 +77,33 @@ def told(part: str, result: Any, seconds: float) -> None:
     f, costs = result.facts, {c["stage"]: c for c in result.costs}
     trained = [costs[s] for s in ("train-scores", "train-subsets")]
     count, spent = sum(c["computed"] for c in trained), sum(c["seconds"] for c in trained)
-    embedding = costs.get("embed-texts", {}).get("seconds", 0.0)
-    print(f"\n## {part}: {f['rows']:,} rows, {f['classes']} classes, {f['test_rows']:,} test rows, {f['mode']}")
-    print(f"{seconds:.0f} s in all, {seconds - embedding:.0f} s after embedding; {count} trainings, "
-          f"{spent / max(1, count):.2f} s each (wall); accuracy of all rows {f['accuracy_all']:.4f}")  # fmt: skip
-    print(f"{f['recommendation_verdict']}: {f['recommendation']}")
+    after = seconds - costs.get("embed-texts", {}).get("seconds", 0.0)
+    print(
+        f"\n## {part}: {f['rows']:,} rows, {f['classes']} classes, {f['test_rows']:,} test rows, {f['mode']}"
+    )
+    print(f"{seconds:.0f} s in all, {after:.0f} s after embedding; {count} trainings in {spent:.0f} s")
+    print(
+        f"accuracy of all rows {f['accuracy_all']:.4f}; {f['recommendation_verdict']}: {f['recommendation']}"
+    )
     for row in result.summary:
-        gain = "" if row["gain"] is None else f" gain {row['gain']:+.4f} ({row['gain_lower']:+.4f}.."
-        gain += "" if row["gain"] is None else f"{row['gain_upper']:+.4f}) {row['verdict']}"
-        which = (row["noise"], row["score"], row["variant"], row["sampling"], row["pruned_end"])
-        change = "" if row["change"] is None else f" change {row['change']:+.4f} +- {row['change_spread'] or 0:.4f}"
-        print(f"  {' '.join(w for w in which if w):44} {row['pruned']:4.0%} accuracy {row['accuracy']:.4f}"
-              f"{change}{gain}")  # fmt: skip
+        print(f"  {described(row)}")
     detected(result.detection)
     for row in result.findings:
         if row["holds"] != "not studied":
             print(f"  [{row['holds']}] {row['claim']} {row['text']}")
+
+
+def described(row: dict[str, Any]) -> str:
+    """A subset: accuracy, change against all data, gain over random rows."""
+    names = ("study", "noise", "score", "variant", "sampling", "pruned_end")
+    text = f"{' '.join(row[n] for n in names if row[n]):48} {row['pruned']:4.0%} {row['accuracy']:.4f}"
+    if row["change"] is not None:
+        text += f" change {row['change']:+.4f} +- {row['change_spread'] or 0:.4f}"
+    if row["gain"] is not None:
+        text += (
+            f" gain {row['gain']:+.4f} ({row['gain_lower']:+.4f}..{row['gain_upper']:+.4f}) {row['verdict']}"
+        )
+    return text
 
 
 def detected(rows: Sequence[dict[str, Any]]) -> None:

@@ -39,11 +39,16 @@ def make_head(
 def _linear(n_in: int, n_out: int, generator: torch.Generator) -> torch.nn.Linear:
     """A layer as torch initialises it, from a generator of its own: heads that are made in several threads
     at once would draw from one global state between them."""
-    layer = torch.nn.utils.skip_init(torch.nn.Linear, n_in, n_out)
+    layer = _bare(n_in, n_out)
     torch.nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
     bound = 1 / math.sqrt(n_in)
     torch.nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
     return layer
+
+
+def _bare(n_in: int, n_out: int) -> torch.nn.Linear:
+    """A layer whose weights are still to be set: nothing is drawn for it."""
+    return torch.nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")
 
 
 def linears(head: torch.nn.Module) -> list[torch.nn.Linear]:
@@ -63,7 +68,7 @@ def head_from(layers: Sequence[tuple[Float32, Float32]], dropout: float = 0.0) -
     """The head with these layers, in eval mode."""
     modules: list[torch.nn.Module] = []
     for k, (weight, bias) in enumerate(layers):
-        linear = torch.nn.Linear(weight.shape[1], weight.shape[0])
+        linear = _bare(weight.shape[1], weight.shape[0])
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
             linear.bias.copy_(torch.from_numpy(np.ascontiguousarray(bias)))

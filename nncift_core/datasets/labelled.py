@@ -50,7 +50,7 @@ class LabelledText:
             if name not in columns:
                 raise _error(columns, f'wanted "{name}" (as {role})', file, line, "Mend `columns`.")
         text, pair = _texts(columns, mapping, file, line)
-        taken = {text, pair}
+        taken = {text, pair, *mapping.values()}
         labels = [c for c in LABELS if c in columns and c not in taken]
         label = mapping.get("label") or (labels[0] if len(labels) == 1 else "")
         if not label:
@@ -68,7 +68,10 @@ class LabelledText:
         text = _text(row, shape.text)
         pair = _text(row, shape.text_pair) if shape.text_pair else ""
         values = {role: _value(row.get(name)) for role, name in shape.optional.items()}
-        label = _value(row.get(shape.label))
+        given = row.get(shape.label)
+        if isinstance(given, list | dict):
+            raise BadRow(f'label (column "{shape.label}") is {type(given).__name__}, text or number is wanted')
+        label = _value(given)
         if label is None or not label.strip():
             raise BadRow(f'the row has no label (column "{shape.label}")')
         check_utf8(label, "label")

@@ -52,6 +52,9 @@ def _scored(problem: PruneProblem, labels: LabelSet, cells: Sequence[Any]) -> Sc
     gradients = {n: np.mean([g[n].astype(np.float64) for g in of_runs], axis=0) for n in names}
     nulls = [np.array(n, np.float64) for n in null if n is not None]
     scores = scores_of(runs, y, problem.config.scores, nulls or None, gradients or None)
+    if "tracin-head" in gradients:
+        # Of a trained encoder the last layer's is the score; the head's stands beside it.
+        scores["tracin", "head"] = gradients["tracin-head"]
     return Scored(scores, _majority(runs, len(problem.classes)), _probability(runs))
 
 

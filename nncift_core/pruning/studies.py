@@ -41,7 +41,7 @@ class Point:
         drawn = self.seed if self.sampling != "" or self.score in (RANDOM, STRATIFIED) else 0
         parts = (self.labels.noise, self.labels.rate, self.labels.seed, self.score, self.variant,
                  self.sampling, self.pruned_end, self.pruned, drawn)  # fmt: skip
-        return "/".join(f"{p:g}" if isinstance(p, float) else str(p) for p in parts)
+        return "/".join(map(str, parts))
 
     def told(self, mode: Any) -> dict[str, Any]:
         """The columns of the view `pruning` that say which point it is."""
