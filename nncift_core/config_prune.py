@@ -191,8 +191,8 @@ class PruneConfig(Section):
             raise ValueError(f"{lacking[0]!r} is asked for, but scores.names lacks it: add it there")
         if not self.studied:
             raise ValueError(
-                f"none of study.scores ({', '.join(self.study.scores)}) is among scores.names: set study.scores "
-                "to scores that are computed"
+                f"none of study.scores ({', '.join(self.study.scores)}) is among scores.names: set "
+                "study.scores to scores that are computed"
             )
         t = self.training
         if t.mode == "frozen" and t.head == "linear" and "vog" in self.scores.names:

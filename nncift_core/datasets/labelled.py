@@ -70,7 +70,8 @@ class LabelledText:
         values = {role: _value(row.get(name)) for role, name in shape.optional.items()}
         given = row.get(shape.label)
         if isinstance(given, list | dict):
-            raise BadRow(f'label (column "{shape.label}") is {type(given).__name__}, text or number is wanted')
+            kind = type(given).__name__
+            raise BadRow(f'label (column "{shape.label}") is {kind}, text or number is wanted')
         label = _value(given)
         if label is None or not label.strip():
             raise BadRow(f'the row has no label (column "{shape.label}")')

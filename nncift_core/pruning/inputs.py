@@ -66,7 +66,7 @@ def read_labelled_inputs(config: PruneConfig) -> list[LabelledInput]:
     """Every set of the job, checked against one another.
 
     Raises UserError for wrong rows, fewer than two classes, a class with a single row, labels of other rows
-    that no training row has, and pairs beside single texts.
+    that no training row has, pairs beside single texts, and test rows that are all among those to prune.
     """
     inputs = [read_labelled_input(role, rows, config.base_dir) for role, rows in sources(config)]
     train = inputs[0]
@@ -89,6 +89,7 @@ def read_labelled_inputs(config: PruneConfig) -> list[LabelledInput]:
     for other in inputs[1:]:
         _check_labels(other, counts)
         _check_shape(train, other)
+    _check_held_out(train, inputs[1])
     return inputs
 
 
@@ -115,6 +116,17 @@ def _check_shape(train: LabelledInput, other: LabelledInput) -> None:
             f"the rows to prune are {which}, the {other.role} rows are not",
             file=other.report.files[0] if other.report.files else other.name,
             mend="Name the columns of both alike (data.columns).",
+        )
+
+
+def _check_held_out(train: LabelledInput, test: LabelledInput) -> None:
+    known = {(e.prompt, e.response) for e in train.examples}
+    if all((e.prompt, e.response) in known for e in test.examples):
+        raise UserError(
+            "all test rows are also among the rows to prune: none is held out",
+            file=test.report.files[0] if test.report.files else test.name,
+            field="data.test",
+            mend="Name rows that are held out from data.source.",
         )
 
 

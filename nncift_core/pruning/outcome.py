@@ -111,7 +111,9 @@ def point_rows(problem: PruneProblem, planned_points: Sequence[Planned]) -> list
             "n_test",
         )
         told = {k: measured[k] for k in keys}
-        rows.append({**p.point.told(mode), "mislabelled": wrong, **told, "floored": p.kept.floored})
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(measured["right"]), np.uint8))
+        told |= {"right": bits[: measured["n_test"]].astype(bool), "floored": p.kept.floored}
+        rows.append({**p.point.told(mode), "mislabelled": wrong, **told})
     return rows
 
 

@@ -18,10 +18,8 @@ Point = Mapping[str, Any]
 Key = tuple[Any, ...]
 
 _t = lru_cache(maxsize=256)(t_quantile)
-# With fewer classes their spread is too uncertain to stand for the rows' doubt.
-ENOUGH_CLASSES = 20
-# Degrees of freedom of what is known well enough to be called normal.
-_MANY = 1000.0
+# Half-width of a 90 % interval in standard errors, where there are many rows.
+NORMAL = 1.6448536269514722
 
 
 @dataclass(frozen=True)
@@ -71,36 +69,16 @@ def by_seed(points: Iterable[Point]) -> dict[int, Point]:
     return out
 
 
-def row_doubt(ours: Sequence[Point], theirs: Sequence[Point]) -> tuple[float, float]:
-    """Standard error of the gain in accuracy because other rows might have been evaluated, and its degrees
-    of freedom. ours[s], theirs[s]: points of the same seed, judged on the same rows.
+def row_doubt(ours: Sequence[Point], theirs: Sequence[Point]) -> float:
+    """Standard error of the gain in accuracy because other rows might have been evaluated.
 
-    A point counts correct rows by class and not row by row, so that how rows pair is bounded from the counts.
-    With n_k rows of class k, p_k and q_k the shares correct (means over seeds), D_k = n_k (p_k - q_k):
-
-        unpaired  se^2 = sum_k n_k (p_k (1 - p_k) + q_k (1 - q_k)) / n^2,
-        classes   se^2 = K / (K - 1) sum_k (D_k - n_k gain)^2 / n^2,   K - 1 degrees of freedom,
-
-    and the smaller of them counts. The first takes the classes as they are and assumes that a row that one
-    model gets right is not less likely to be got right by the other: too large as far as rows do pair. The
-    second is the cluster-robust variance of a mean, with classes as clusters: it sees the pairing, and is too
-    large as far as the gain truly differs from class to class. It is left out below 20 classes, where it is
-    itself uncertain. Both assume rows drawn independently.
+    ours[s], theirs[s]: points of the same seed, judged on the same n rows. With d_i the share of our seeds
+    that get row i right less the share of theirs: hypot(sd(d) / sqrt(n), 1 / n). Rows are taken as drawn
+    independently; the second part is one row more or less, for rows without a difference prove no equality.
     """
-    counts = {name: n for name, (_, n) in ours[0]["per_class"].items() if n}
-    n = np.array(list(counts.values()), np.float64)
-    a, b = _correct(ours, list(counts)), _correct(theirs, list(counts))
-    total, k = float(n.sum()), len(n)
-    if total == 0:
-        return 0.0, _MANY
-    # Half a row more on either side: a class without an error is not known to have none.
-    p, q = (a + 0.5) / (n + 1), (b + 0.5) / (n + 1)
-    unpaired = math.sqrt(float((n * (p * (1 - p) + q * (1 - q))).sum())) / total
-    if k < ENOUGH_CLASSES:
-        return unpaired, _MANY
-    left = (a - b) - n * float((a - b).sum()) / total
-    by_class = math.sqrt(k / (k - 1) * float(left @ left)) / total
-    return (by_class, float(k - 1)) if by_class < unpaired else (unpaired, _MANY)
+    d = _right(ours) - _right(theirs)
+    n = len(d)
+    return math.hypot(float(d.std(ddof=1)) / math.sqrt(n), 1 / n) if n > 1 else 1.0
 
 
 def gain_of(ours: Mapping[int, Point], theirs: Mapping[int, Point]) -> tuple[Paired | None, float]:
@@ -110,11 +88,12 @@ def gain_of(ours: Mapping[int, Point], theirs: Mapping[int, Point]) -> tuple[Pai
     if not seeds:
         return None, 0.0
     a, b = [ours[s] for s in seeds], [theirs[s] for s in seeds]
-    error, dof = row_doubt(a, b)
+    error = row_doubt(a, b)
     differences = [x["accuracy"] - y["accuracy"] for x, y in zip(a, b, strict=True)]
-    return paired(differences, _t((1 + LEVEL) / 2, dof) * error), error
+    return paired(differences, NORMAL * error), error
 
 
-def _correct(points: Sequence[Point], classes: Sequence[str]) -> Float64:
-    """Correct rows of every class, mean over the points, [K]."""
-    return np.array([np.mean([p["per_class"].get(c, (0, 0))[0] for p in points]) for c in classes])
+def _right(points: Sequence[Point]) -> Float64:
+    """Share of the points that get each evaluated row right, [n]."""
+    found: Float64 = np.mean([p["right"] for p in points], axis=0, dtype=np.float64)
+    return found

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nncift_core.evaluation.intervals import BETTER, LEVEL, t_quantile
-from nncift_core.pruning.paired import ENOUGH_CLASSES
 from nncift_core.pruning.summary import ALL, RANDOM
 from nncift_core.scores.catalogue import CATALOGUE
 
 Row = Mapping[str, Any]
 STRATIFIED = "stratified"
-_NORMAL = 1.6448536269514722
+# Degrees of freedom of what is known well enough to be called normal.
+_MANY = 1000.0
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,8 @@ def recommend(summary: Sequence[Row], rows: int) -> Recommendation:
        for all m subsets looked at, since the best of many lucky draws looks good: 90 % for all together
        (Bonferroni, each side 0.05 / m). Three seeds of one subset are too few for such a level, so that this
        interval pools the spread over seeds of all subsets of the same pruned share: s, the root of the mean
-       of their variances. It is `gain -+ hypot(t s sqrt(1 / S + 1 / S_random), t gain_rows)`, the second t
-       with the fewest degrees of freedom that `row_doubt` has. It takes the spread as the same for these
-       subsets; the subset's own interval does not.
+       of their variances. It is `gain -+ hypot(t s sqrt(1 / S + 1 / S_random), z gain_rows)`. It takes the
+       spread as the same for these subsets; the subset's own interval does not.
     2. Among those, the ones whose change against all data is within the tolerance: change + t s
        sqrt(1 / S + 1 / S_all) >= 0 with t at 95 %: the 90 % interval over seeds includes 0 or lies above
        it. The doubt of the evaluated rows is left out on purpose: few rows would excuse any harm.
@@ -114,11 +113,7 @@ def _tried(row: Row, summary: Sequence[Row], full: Row, m: int) -> _Tried:
     random = next(r for r in summary if r["score"] == RANDOM and r["pruned"] == row["pruned"])
     level = 1 - (1 - LEVEL) / 2 / m
     seeds = _quantile(level, dof) * spread * math.sqrt(1 / row["n_seeds"] + 1 / random["n_seeds"])
-    error = row.get("gain_rows")
-    if error is None:
-        # Rows read from elsewhere may lack it: all of the known doubt then passes for the rows'.
-        error = (row["gain_upper"] - row["gain_lower"]) / 2 / _NORMAL
-    half = math.hypot(seeds, _quantile(level, ENOUGH_CLASSES - 1.0) * error)
+    half = math.hypot(seeds, _quantile(level, _MANY) * row["gain_rows"])
     tolerance = (
         t_quantile((1 + LEVEL) / 2, dof) * spread * math.sqrt(1 / row["n_seeds"] + 1 / full["n_seeds"])
     )

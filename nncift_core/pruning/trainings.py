@@ -238,4 +238,5 @@ def _measures(problem: PruneProblem, guessed: Int64, probabilities: Any) -> dict
         "per_group": groups,
         "tail": [int(hit[rare].sum()), int(rare.sum())],
         "n_test": len(right),
+        "right": np.packbits(hit).tobytes().hex(),
     }

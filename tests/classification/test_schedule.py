@@ -39,7 +39,9 @@ def test_without_warm_up_the_rate_falls_in_a_line_and_is_above_0_at_the_last_ste
     assert factors[-1] > 0
 
 
-@pytest.mark.parametrize(("total", "warmup", "rise"), [(10, 0.4, 4), (10, 0.04, 0), (100, 0.1, 10), (1, 0, 0)])
+@pytest.mark.parametrize(
+    ("total", "warmup", "rise"), [(10, 0.4, 4), (10, 0.04, 0), (100, 0.1, 10), (1, 0, 0)]
+)
 def test_with_warm_up_the_rate_rises_to_1_and_then_falls(total, warmup, rise):
     factors = np.array([rate_factor(k, total, warmup) for k in range(total)])
     assert factors[rise] == 1 == factors.max()

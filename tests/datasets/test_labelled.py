@@ -71,14 +71,16 @@ def test_a_column_that_has_another_role_is_not_taken_for_the_label(tmp_path):
     row = {"text": "t", "label": "l", "category": "news", "class": "c"}
     examples, _ = read(tmp_path, [row], columns={"group": "category", "id": "class"})
     assert (examples[0].label, examples[0].task, examples[0].source_id) == ("l", "news", "c")
-    examples, _ = read(tmp_path, [{"content": "t", "target": "body", "label": "x"}], columns={"text": "target"})
+    examples, _ = read(
+        tmp_path, [{"content": "t", "target": "body", "label": "x"}], columns={"text": "target"}
+    )
     assert (examples[0].prompt, examples[0].label) == ("body", "x")
 
 
 @pytest.mark.parametrize(
     ("row", "what", "mend"),
     [
-        ({"text": "t", "label": "a", "intent": "b"}, "more than one may be the label: label, intent", "label ="),
+        ({"text": "t", "label": "a", "intent": "b"}, "may be the label: label, intent", "label ="),
         ({"text": "t", "kind": "a"}, "no column of labels", "label ="),
         ({"body": "t", "label": "a"}, "no column of text", "text ="),
         ({"text": "t", "review": "r", "label": "a"}, "more than one reading is possible", "text ="),
@@ -135,7 +137,10 @@ def test_rows_that_cannot_be_used_are_named_or_dropped_and_counted(tmp_path, bad
 
 
 def test_a_pair_needs_both_texts(tmp_path):
-    rows = [{"premise": "p", "hypothesis": "h", "label": "a"}, {"premise": "p", "hypothesis": "", "label": "a"}]
+    rows = [
+        {"premise": "p", "hypothesis": "h", "label": "a"},
+        {"premise": "p", "hypothesis": "", "label": "a"},
+    ]
     assert 'column "hypothesis" is empty' in str(refused(tmp_path, rows))
 
 

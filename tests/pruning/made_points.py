@@ -21,7 +21,8 @@ def point(
     classes: int = CLASSES,
     **changes: Any,
 ) -> dict[str, Any]:
-    """A point whose classes all have `accuracy`, of 100 evaluated rows each, or the classes given."""
+    """A point whose classes all have `accuracy`, of 100 evaluated rows each, or the classes given; the first
+    rows of a class are those got right."""
     counts = per_class or {f"c{k:02}": [round(ROWS * accuracy), ROWS] for k in range(classes)}
     total = sum(n for _, n in counts.values())
     right = sum(c for c, _ in counts.values())
@@ -44,6 +45,7 @@ def point(
         "per_class": counts,
         "per_group": {},
         "tail": counts[min(counts)],
+        "right": np.concatenate([np.arange(n) < c for c, n in counts.values()]),
         **changes,
     }
 

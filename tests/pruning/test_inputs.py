@@ -19,6 +19,10 @@ def rows(n: int = 6, classes: str = "ab") -> list[Row]:
     return [{"text": f"text {k}", "label": classes[k % len(classes)]} for k in range(n)]
 
 
+def others(n: int, classes: str = "ab") -> list[Row]:
+    return [{**r, "text": f"other {r['text']}"} for r in rows(n, classes)]
+
+
 def config(folder: Path, **sections: Any) -> PruneConfig:
     """The config of train.jsonl and test.jsonl in `folder`; `sections` change keys."""
     data = {"source": "train.jsonl", "test": "test.jsonl"} | sections.pop("data", {})
@@ -27,7 +31,7 @@ def config(folder: Path, **sections: Any) -> PruneConfig:
 
 def write(folder: Path, train: list[Row] | None = None, test: list[Row] | None = None) -> None:
     write_jsonl(folder / "train.jsonl", rows() if train is None else train)
-    write_jsonl(folder / "test.jsonl", rows(4) if test is None else test)
+    write_jsonl(folder / "test.jsonl", others(4) if test is None else test)
 
 
 def read(folder: Path, **sections: Any) -> list[LabelledInput]:
@@ -80,15 +84,20 @@ def test_an_unlabelled_row_is_named_by_line(tmp_path):
 @pytest.mark.parametrize("role", ["test", "new"])
 def test_a_label_that_no_row_to_prune_has_is_named_with_its_row(tmp_path, role):
     write(tmp_path)
-    others = [*rows(2), {"text": "t", "label": "lost"}, {"text": "u", "label": "lost"}, {"text": "v", "label": "x"}]
-    write_jsonl(tmp_path / f"{role}.jsonl", others)
+    strange = [
+        *rows(2),
+        {"text": "t", "label": "lost"},
+        {"text": "u", "label": "lost"},
+        {"text": "v", "label": "x"},
+    ]
+    write_jsonl(tmp_path / f"{role}.jsonl", strange)
     error = refused(tmp_path, data={role: f"{role}.jsonl"})
     assert f"row 3 of the {role} rows has the label 'lost' (2 rows and 1 more labels)" in error.what
     assert error.file == f"{role}.jsonl" and "training rows that have them" in error.mend
 
 
 def test_a_label_only_beyond_the_limit_is_missing_too(tmp_path):
-    write(tmp_path, [*rows(4), {"text": "t", "label": "c"}, {"text": "u", "label": "c"}], rows(3, "abc"))
+    write(tmp_path, [*rows(4), {"text": "t", "label": "c"}, {"text": "u", "label": "c"}], others(3, "abc"))
     assert len(read(tmp_path)[0].examples) == 6
     assert "has the label 'c' (1 rows)" in refused(tmp_path, data={"limit": 4}).what
 
@@ -133,8 +142,10 @@ def test_the_split_that_is_trained_on_cannot_be_the_test(tmp_path):
 def test_the_rows_to_prune_themselves_cannot_be_the_test(tmp_path, source):
     write(tmp_path)
     error = refused(tmp_path, data={"test": source})
-    assert "are the rows to prune" in error.what
-    assert error.field == "data.test" and "hold" in error.mend
+    assert "all test rows are also among the rows to prune" in error.what
+    assert (error.file, error.field) == (source, "data.test") and "held out" in error.mend
+    write_jsonl(tmp_path / "test.jsonl", [*rows(2), {"text": "other", "label": "a"}])
+    assert len(read(tmp_path)[1].examples) == 3
 
 
 @pytest.mark.parametrize("role", ["test", "new"])
@@ -149,7 +160,8 @@ def test_splits_of_one_source_are_told_apart_from_files(tmp_path):
     given = config(tmp_path, data={"split": "train", "test": "dev", "new": "more/new.jsonl", "limit": 3})
     found = [(role, r.source, r.split, r.limit) for role, r in sources(given)]
     assert found == [
-        ("train", "train.jsonl", "train", 3), ("test", "train.jsonl", "dev", None), ("new", "more/new.jsonl", None, None),
+        ("train", "train.jsonl", "train", 3), ("test", "train.jsonl", "dev", None),
+        ("new", "more/new.jsonl", None, None),
     ]  # fmt: skip
 
 
@@ -225,9 +237,10 @@ def test_vog_of_a_linear_head_on_a_frozen_encoder_is_refused(tmp_path):
 
 @pytest.mark.parametrize("field", ["el2n_epoch", "forgetting_epochs", "pvi_epochs"])
 def test_a_score_cannot_be_read_after_the_training(tmp_path, field):
-    assert f"scores.{field} is beyond training.epochs = 3" in broken(
-        tmp_path, training={"epochs": 3}, scores={field: 4}
-    ).what
+    assert (
+        f"scores.{field} is beyond training.epochs = 3"
+        in broken(tmp_path, training={"epochs": 3}, scores={field: 4}).what
+    )
 
 
 @pytest.mark.parametrize(

@@ -100,11 +100,3 @@ def _noisy(rng, score, pruned, end):
 def test_gradient_scores_of_a_frozen_encoder_say_where_they_were_taken():
     assert title_of("vog-embedding") == "VoG (embedding)" and title_of("grand-head") == "GraNd (head)"
     assert title_of("el2n") == "EL2N"
-
-
-def test_rows_read_back_without_the_rows_doubt_are_judged_more_carefully():
-    rows = summarise([*FULL, *RANDOM, *tried("el2n", 0.90, 0.3)])
-    bare = [{k: v for k, v in r.items() if k != "gain_rows"} for r in rows]
-    assert recommend(bare, 1000).verdict == "prune"
-    faint = summarise([*FULL, *RANDOM, *seeded("el2n", [0.79, 0.84, 0.85], pruned=0.3)])
-    assert recommend([{**r, "gain_rows": None} for r in faint], 1000).verdict == "no score beats random"

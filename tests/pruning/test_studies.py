@@ -119,7 +119,9 @@ def test_no_point_is_repeated_and_every_one_has_its_own_settings():
 
 def test_noise_has_a_label_set_for_every_kind_rate_and_seed():
     given = config(
-        seed=5, study={"studies": ["noise"], "seeds": 2}, noise={"kinds": ["shuffle", "uniform"], "rates": [0.1, 0.2]}
+        seed=5,
+        study={"studies": ["noise"], "seeds": 2},
+        noise={"kinds": ["shuffle", "uniform"], "rates": [0.1, 0.2]},
     )
     assert label_sets(given)[0] == GIVEN
     assert [(s.noise, s.rate, s.seed) for s in label_sets(given)[1:]] == [
@@ -153,7 +155,8 @@ def test_points_of_one_subset_name_keep_the_same_rows_and_others_do_not(kept):
     for p, rows in kept.items():
         shared += p.subset in by_name
         assert np.array_equal(by_name.setdefault(p.subset, rows), rows), p
-    assert shared > 3 * 20
+    # Of the imbalance study 3 * (1 + 5 * 3), and all rows under two more seeds of the curve.
+    assert shared == 50
     of = {p: p.subset for p in kept if p.study == "curve"}
     assert len(set(of.values())) == len(of) - 2, "all rows are the same under every seed"
 
@@ -161,7 +164,11 @@ def test_points_of_one_subset_name_keep_the_same_rows_and_others_do_not(kept):
 def test_curve_and_imbalance_share_their_trainings(kept):
     curve = {(p.subset, p.seed) for p in kept if p.study == "curve"}
     other = {(p.subset, p.seed) for p in kept if p.study == "imbalance"}
-    extra = {p.sampling + " " + p.variant for p in kept if p.study == "imbalance" and (p.subset, p.seed) not in curve}
+    extra = {
+        p.sampling + " " + p.variant
+        for p in kept
+        if p.study == "imbalance" and (p.subset, p.seed) not in curve
+    }
     assert extra == {"softmax class"}
     assert len(other & curve) == len(other) - 3 * 3
 
@@ -216,14 +223,16 @@ def test_draws_differ_between_seeds(kept, score, sampling):
 
 
 def test_noisy_points_are_drawn_by_the_scores_of_their_own_labels(kept):
-    found = [r.tolist() for p, r in kept.items()
-             if p.study == "noise" and p.score == "aum" and p.pruned == 0.2 and p.pruned_end == "hard"]  # fmt: skip
+    wanted = {"study": "noise", "score": "aum", "pruned": 0.2, "pruned_end": "hard"}
+    found = [r.tolist() for p, r in kept.items() if all(getattr(p, k) == v for k, v in wanted.items())]
     assert len(found) == 2 * 2 * 3 == len({tuple(r) for r in found})
 
 
 def test_the_floor_keeps_rows_of_every_class():
     given = config(study={"floor": 3, "prune": [0.5], "scores": ["el2n"], "probabilistic": []})
-    scores = {GIVEN: {("el2n", v): np.where(LABELS == 2, 9.0, 0.0) + np.arange(N) / N for v in ("early", "late")}}
+    scores = {
+        GIVEN: {("el2n", v): np.where(LABELS == 2, 9.0, 0.0) + np.arange(N) / N for v in ("early", "late")}
+    }
     for p in points(given):
         if p.score == "el2n" and p.pruned_end == "hard":
             found = kept_rows(problem(given), p, scores)
@@ -235,7 +244,8 @@ def test_difficulties_are_the_first_variants_turned_so_that_larger_is_harder():
     scores = made_scores(config())[GIVEN]
     found = difficulties(scores, "frozen")
     assert set(found) == {
-        "vog-embedding", "el2n", "forgetting", "pvi", "tracin-head", "aum", "confidence", "variability", "grand-head",
+        "vog-embedding", "el2n", "forgetting", "pvi", "tracin-head", "aum", "confidence", "variability",
+        "grand-head",
     }  # fmt: skip
     assert np.array_equal(found["aum"], -scores["aum", "mean"])
     assert np.array_equal(found["vog-embedding"], scores["vog", "class"])
