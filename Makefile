@@ -35,7 +35,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "not heavy" -n 2 --dist loadfile tests
 
 test-heavy: $(STAMP)
-	$(BIN)/python -m pytest -m heavy tests
+	$(BIN)/python -m pytest -m heavy -n 2 --dist loadfile tests
 
 test-browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser tests
@@ -60,6 +60,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.builtin_lm.context
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/faults.py --count 32
+	$(BIN)/python benchmarks/prune_gradients.py
 	$(BIN)/python benchmarks/quickstart.py
 
 compose-env:

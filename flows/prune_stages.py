@@ -19,6 +19,7 @@ from nncift_core.pruning.outcome import (
     detection_rows,
     evaluation_rows,
     given,
+    overlap_facts,
     plan_point,
     point_rows,
     score_all,
@@ -34,7 +35,7 @@ from nncift_core.pruning.summary import long_rows, summarise
 from nncift_core.pruning.suspects import suspects_csv
 from nncift_core.pruning.tails import tail_overlap
 from nncift_core.store.classifiers import write_subsets
-from nncift_core.store.files import sum_counts, void, write_atomic
+from nncift_core.store.files import publish, sum_counts, void
 from nncift_core.store.runs import Attempt, publish_table
 from tasks import prune as tasks
 from tasks import shards
@@ -108,7 +109,7 @@ class PruneStages(Stages):
         summary, detection = summarise(measured), detection_rows(self.problem, scored)
         claims = findings(summary, detection, measured)
         advice = recommend(summary, len(self.problem.labels))
-        suspects = suspect_rows(self.problem, given(scored))
+        suspects, differing = suspect_rows(self.problem, given(scored))
         hard = difficulties(given(scored).scores, self.config.training.mode)
         views: dict[str, list[dict[str, Any]]] = {
             "pruning": long_rows(measured),
@@ -122,7 +123,8 @@ class PruneStages(Stages):
         }
         facts = self._facts(measured, advice)
         facts |= self._subset(scored, advice, views, subsets)
-        facts["suspects_csv"] = self._suspects_csv(suspects)
+        facts |= {"suspects_csv": self._suspects_csv(suspects, subsets), "suspects": differing,
+                  "suspects_left_out": differing - len(suspects)}  # fmt: skip
         tables = self._tables(views, subsets)
         key = digest(["scores", self.run_id, self.attempt.number])
         table = scores_table(self.problem, self.run_id, given(scored), learned)
@@ -171,6 +173,7 @@ class PruneStages(Stages):
             "rows_kept_for_floor": sum(p["floored"] for p in measured),
             "duplicates": sum(r.duplicates for r in refs), "dropped_rows": sum(len(r.dropped) for r in refs),
             "command": self.command, **sum_counts(self.ws.root, embedded), **training_facts(problem),
+            **overlap_facts(problem),
         }  # fmt: skip
 
     def _subset(
@@ -191,18 +194,22 @@ class PruneStages(Stages):
         return {"subset": path, "subset_rows": len(kept.index), "subset_by": "config" if self.config.subset
                 else "recommendation"}  # fmt: skip
 
-    def _suspects_csv(self, suspects: list[dict[str, Any]]) -> str:
+    def _suspects_csv(self, suspects: list[dict[str, Any]], parent: str) -> str:
         train, texts = self.problem.train, self.problem.texts("train")
         own = train.rows["source_id"].to_pylist()
-        numbers = train.row_number.tolist() if hasattr(train, "row_number") else None
-        numbers = numbers or train.rows["row_number"].to_pylist()
+        # As messages count them: from 1.
+        numbers = [n + 1 for n in train.rows["row_number"].to_pylist()]
         ids = [o if o is not None else str(e) for o, e in zip(own, train.example_ids.tolist(), strict=True)]
         text = suspects_csv(
             suspects, ids=ids, texts=texts.texts, text_pairs=texts.pairs, classes=self.problem.classes,
             source_rows=numbers,
         )  # fmt: skip
         path = self.ws.suspects_file(self.run_id)
-        write_atomic(path, lambda part: void(part.write_text(text, encoding="utf-8")))
+        publish(
+            self.ws.root, path, lambda part: void(part.write_text(text, encoding="utf-8")),
+            kind="suspects-csv", key=digest([self.run_id, text]), rows=len(suspects), producer="prune",
+            parents=(parent,),
+        )  # fmt: skip
         return self.ws.relative(path)
 
     def _record(self, tables: dict[str, str], facts: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +231,8 @@ class PruneStages(Stages):
                 "matrix": matrix, "tables": tables, "facts": facts}  # fmt: skip
 
     def _artifacts(self, facts: dict[str, Any], summary: list[dict[str, Any]], report: str) -> None:
-        text = f"**{facts['recommendation_verdict']}**: {facts['recommendation']}"
+        told = facts["recommendation"].replace("`", "'")
+        text = f"**{facts['recommendation_verdict']}**\n\n```\n{told}\n```"
         create_markdown_artifact(text, key=f"recommendation-{self.run_id}", description="What to keep")
         names = ("study", "noise", "score", "variant", "sampling", "pruned_end", "pruned", "accuracy",
                  "change", "gain", "verdict")  # fmt: skip

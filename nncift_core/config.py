@@ -179,6 +179,13 @@ def parse_config(
     """`Config` from a plain dict; the same checks and messages as `load_config`."""
     if "base_dir" in data:
         raise UserError("unknown key", file=file, field="base_dir", mend="Remove it.")
+    if "data" in data and "pool" not in data:
+        raise UserError(
+            "this is the config of a prune job",
+            file=file,
+            field="data",
+            mend="Run it with `nncift prune`; a valuation wants [pool].",
+        )
     if "evaluation" in data and "finetune" not in data:
         raise UserError(
             "there is no model to evaluate",

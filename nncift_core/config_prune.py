@@ -19,6 +19,9 @@ ScoreName = Literal["vog", "el2n", "forgetting", "pvi", "tracin", "aum", "confid
 End = Literal["easy", "hard"]
 Noise = Literal["shuffle", "uniform", "confusable"]
 Study = Literal["curve", "noise", "imbalance"]
+# What is studied and drawn where the config does not say.
+STUDIED: tuple[ScoreName, ...] = ("el2n", "aum", "forgetting", "pvi", "vog")
+DRAWN: tuple[ScoreName, ...] = ("forgetting", "vog")
 LabelledColumns = dict[Literal["text", "text_pair", "label", "id", "group", "split"], str]
 
 
@@ -138,22 +141,19 @@ class StudyConfig(Section):
     """
 
     studies: list[Study] = Field(default_factory=lambda: ["curve"], min_length=1)  # type: ignore[arg-type]
-    scores: list[ScoreName] = Field(
-        default_factory=lambda: ["el2n", "aum", "forgetting", "pvi", "vog"],  # type: ignore[arg-type]
-        min_length=1,
-    )
+    scores: list[ScoreName] | None = Field(default=None, min_length=1)
     ends: list[End] = Field(default_factory=lambda: ["easy", "hard"], min_length=1)  # type: ignore[arg-type]
     prune: list[Share] = Field(default_factory=lambda: [0.1, 0.3, 0.5], min_length=1)
     seeds: int = Field(default=3, ge=1, le=100)
     variants: bool = True
-    probabilistic: list[ScoreName] = Field(default_factory=lambda: ["forgetting", "vog"])  # type: ignore[arg-type]
+    probabilistic: list[ScoreName] | None = None
     floor: int = Field(default=1, ge=0)
     eps: float = Field(default=0.1, gt=0, lt=1)
 
     @field_validator("studies", "scores", "ends", "prune", "probabilistic")
     @classmethod
-    def _once(cls, value: list[Any]) -> list[Any]:
-        return _without_doubles(value)
+    def _once(cls, value: list[Any] | None) -> list[Any] | None:
+        return None if value is None else _without_doubles(value)
 
 
 class SubsetConfig(Section):
@@ -183,32 +183,45 @@ class PruneConfig(Section):
 
     @model_validator(mode="after")
     def _scores_that_exist(self) -> Self:
-        asked = {name for field in ("scores", "probabilistic") if field in self.study.model_fields_set
-                 for name in getattr(self.study, field)}  # fmt: skip
+        asked = {*(self.study.scores or ()), *(self.study.probabilistic or ())}
         asked |= {self.subset.score} if self.subset is not None else set()
         lacking = sorted(asked - set(self.scores.names))
         if lacking:
             raise ValueError(f"{lacking[0]!r} is asked for, but scores.names lacks it: add it there")
-        if not self.studied:
-            raise ValueError(
-                f"none of study.scores ({', '.join(self.study.scores)}) is among scores.names: set "
-                "study.scores to scores that are computed"
-            )
         t = self.training
         if t.mode == "frozen" and t.head == "linear" and "vog" in self.scores.names:
             raise ValueError(
                 "the gradient of a linear head on a frozen encoder is the same for all rows of a class, so "
                 'that VoG says nothing: leave "vog" out of scores.names, or set training.head = "paper"'
             )
-        for field in ("el2n_epoch", "forgetting_epochs", "pvi_epochs"):
-            if getattr(self.scores, field) > t.epochs:
-                raise ValueError(f"scores.{field} is beyond training.epochs = {t.epochs}")
+        for name, field in (
+            ("el2n", "el2n_epoch"),
+            ("forgetting", "forgetting_epochs"),
+            ("pvi", "pvi_epochs"),
+        ):
+            if name in self.scores.names and getattr(self.scores, field) > t.epochs:
+                raise ValueError(
+                    f"scores.{field} = {getattr(self.scores, field)} is beyond training.epochs = {t.epochs}: "
+                    f"lower it, train longer, or leave {name!r} out of scores.names"
+                )
+        if self.scores.gradient_runs > self.scores.runs:
+            raise ValueError("scores.gradient_runs is more than scores.runs: raise runs too")
         return self
 
     @property
     def studied(self) -> list[ScoreName]:
-        """The scores whose subsets are trained on: of `study.scores`, those that are computed."""
-        return [name for name in self.study.scores if name in self.scores.names]
+        """The scores whose subsets are trained on: `study.scores`, else those of `STUDIED` that are computed,
+        else the first one that is."""
+        found = self.study.scores or [name for name in STUDIED if name in self.scores.names]
+        return found or self.scores.names[:1]
+
+    @property
+    def drawn(self) -> list[ScoreName]:
+        """The scores that are also sampled with probabilities: `study.probabilistic`, else those of `DRAWN`
+        that are computed."""
+        if self.study.probabilistic is not None:
+            return self.study.probabilistic
+        return [name for name in DRAWN if name in self.scores.names]
 
     @property
     def subject(self) -> str:

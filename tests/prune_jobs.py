@@ -20,9 +20,9 @@ COLUMNS = {
     "pruning": "run_id study noise noise_rate score variant sampling pruned_end pruned seed n_train "
     "mislabelled scope name metric value n_rows",
     "pruning_summary": "run_id study noise noise_rate score variant sampling pruned_end pruned n_seeds "
-    "n_train accuracy spread change change_spread gain gain_lower gain_upper gain_rows verdict macro_accuracy "
-    "tail_accuracy tail_change worst_class worst_class_change worst_group worst_group_change relative_error "
-    "efficiency mislabelled",
+    "n_train accuracy spread change change_spread gain gain_lower gain_upper gain_rows verdict "
+    "macro_accuracy tail_accuracy tail_change worst_class worst_class_change worst_group "
+    "worst_group_change relative_error efficiency mislabelled",
     "noise_detection": "run_id noise noise_rate seed score variant planted auc average_precision found",
     "suspects": "run_id rank train_id given predicted probability consensus agreement",
     "tail_overlap": "run_id tail share score_a score_b overlap",
@@ -38,20 +38,20 @@ def intents(split: str, n: int) -> list[dict[str, Any]]:
 
 
 class PruneProject(Project):
-    """A user's folder with a job that prunes 200 built-in intents of 4 classes, judged on 80."""
+    """A user's folder with a job that prunes 150 built-in intents of 3 classes, judged on 60."""
 
     def configure(self, **sections: Any) -> Path:
         """Write job.toml; `sections` change keys, None leaves one out."""
         write_jsonl(
-            self.folder / "new.jsonl", [{**r, "text": f"so {r['text']}"} for r in intents("test", 80)[3::9]]
+            self.folder / "new.jsonl", [{**r, "text": f"so {r['text']}"} for r in intents("test", 60)[3::9]]
         )
         job: dict[str, dict[str, Any]] = {
             "data": {
                 "source": "builtin:intents", "split": "train", "test": "test", "new": "new.jsonl",
-                "limit": 200, "limit_test": 80, "columns": {"group": "domain"},
+                "limit": 150, "limit_test": 60, "columns": {"group": "domain"},
             },
             "training": {"epochs": 3, "hidden": 32, "checkpoints": 3, "log_every": 1},
-            "scores": {"runs": 2, "names": ["vog", "el2n", "forgetting", "pvi", "tracin", "aum"]},
+            "scores": {"runs": 2, "names": ["vog", "el2n", "forgetting", "pvi", "aum"]},
             "study": {
                 "studies": ["curve", "noise", "imbalance"], "scores": ["el2n", "forgetting", "vog"],
                 "seeds": 2, "prune": [0.5],

@@ -17,6 +17,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,13 @@ class Dynamics:
 
 def observed(logits: Float32, labels: Int64) -> dict[str, npt.NDArray[Any]]:
     """What `Dynamics` keeps of one logging point, by name, [N] each: logits [N, K], labels [N]; in float64
-    inside."""
+    inside, in blocks of rows."""
+    starts = range(0, max(1, len(logits)), _BLOCK)
+    parts = [_observed(logits[at : at + _BLOCK], labels[at : at + _BLOCK]) for at in starts]
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def _observed(logits: Float32, labels: Int64) -> dict[str, npt.NDArray[Any]]:
     f = logits.astype(np.float64)
     rows = np.arange(len(f))
     shifted = f - f.max(axis=1, keepdims=True)

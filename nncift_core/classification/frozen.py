@@ -29,6 +29,7 @@ from nncift_core.classification.schedule import (
     total_steps,
 )
 from nncift_core.config_prune import TrainingConfig
+from nncift_core.hashing import int63
 
 _ROWS_AT_ONCE = 4096
 
@@ -94,7 +95,8 @@ class _Training:
         self.head = make_head(settings.head, x.shape[1], n_classes, hidden, dropout, seed).to(device)
         self._linears = linears(self.head)
         self._optimizer = torch.optim.Adam(self.head.parameters(), lr=settings.learning_rate, fused=True)
-        self._generator = torch.Generator(device=device).manual_seed(seed)
+        drawn = int63(f"dropout\x1f{seed}")
+        self._generator = torch.Generator(device=device).manual_seed(drawn)
         self._done = 0
         self._batches: list[Int64] = []
 

@@ -85,6 +85,12 @@ class Chosen:
                 field="RUN",
                 mend="Give two run ids of the view `runs`; let a run finish first.",
             )
+        if result.get("kind") == "prune":
+            raise UserError(
+                f"run {run!r} pruned labelled data, which is not compared run by run",
+                field="RUN",
+                mend="Ask the views scores, selection and pruning_summary with --run all.",
+            )
         tables = result["tables"]
         return cls.read(ws, tables["selection"], tables["scores"], result["run_id"], result["facts"]["rule"])
 

@@ -84,7 +84,7 @@ def _el2n_early(by_score: Sequence[Point]) -> Finding:
 
 def _vog_normalisation(by_score: Sequence[Point]) -> Finding:
     claim = "VoG normalised inside classes keeps more accuracy than VoG normalised over the data set."
-    ours = chosen(by_score, score=shown_of("vog"), pruned_end="easy", noise="")
+    ours = chosen(by_score, score=shown_of("vog"), study="curve", pruned_end="easy", noise="")
     same = [name for name in _SETTING if name != "variant"]
     per_seed = differences(chosen(ours, variant="class"), chosen(ours, variant="dataset"), same)
     what = "easy end pruned by VoG class-normalised, less data-set-normalised"
@@ -95,7 +95,7 @@ def _vog_normalisation(by_score: Sequence[Point]) -> Finding:
 
 def _probabilistic(by_score: Sequence[Point], sampling: str) -> Finding:
     claim = f"Sampling with probabilities ({sampling}) keeps more accuracy than a hard cut-off."
-    clean = chosen(by_score, noise="")
+    clean = chosen(by_score, study="curve", noise="")
     same = [name for name in _SETTING if name != "sampling"]
     per_seed = differences(chosen(clean, sampling=sampling), chosen(clean, sampling="cut"), same)
     what = f"{sampling} sampling, less a cut by the same score, end and share"

@@ -11,6 +11,7 @@ from nncift_core.datasets.identity import dataset_name, source_fingerprint
 from nncift_core.datasets.labelled import read_labelled
 from nncift_core.devices import check_device, resolve_devices
 from nncift_core.errors import UserError
+from nncift_core.pruning.fit_for import check_settings
 from nncift_core.records import Example, ReadReport
 
 Role = Literal["train", "test", "new"]
@@ -87,24 +88,27 @@ def read_labelled_inputs(config: PruneConfig) -> list[LabelledInput]:
             mend="Add rows of these classes, merge them into others, or leave them out.",
         )
     for other in inputs[1:]:
-        _check_labels(other, counts)
+        _check_labels(other, counts, config.data.limit)
         _check_shape(train, other)
     _check_held_out(train, inputs[1])
+    check_settings(config, counts)
     return inputs
 
 
-def _check_labels(other: LabelledInput, counts: Counter[str]) -> None:
+def _check_labels(other: LabelledInput, counts: Counter[str], limit: int | None) -> None:
     unknown = Counter(str(e.label) for e in other.examples if str(e.label) not in counts)
     if not unknown:
         return
     label, n = unknown.most_common(1)[0]
+    cut = f" data.limit = {limit} reads the first rows only: raise it." if limit is not None else ""
+    known = ", ".join(repr(name) for name in sorted(counts)[:4]) + (", ..." if len(counts) > 4 else "")
     first = next(e for e in other.examples if str(e.label) == label)
     more = f" and {len(unknown) - 1} more labels" if len(unknown) > 1 else ""
     raise UserError(
         f"row {first.row_number + 1} of the {other.role} rows has the label {label!r} ({n} rows{more}), "
         "which no row to prune has: no model could learn it",
         file=other.report.files[0] if other.report.files else other.name,
-        mend="Mend the labels, or add training rows that have them.",
+        mend="Mend the labels, or add training rows that have them." + cut + f" Known labels: {known}.",
     )
 
 

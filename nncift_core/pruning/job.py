@@ -14,7 +14,7 @@ from nncift_core.pipeline.problem import Keys
 from nncift_core.pruning.problem import PruneProblem
 
 # Raise this when the same job would give other values.
-VERSION = 2
+VERSION = 3
 
 
 class PruneJob(BaseJob):

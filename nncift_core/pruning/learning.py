@@ -40,7 +40,7 @@ def learn_key(problem: PruneProblem, score: str, values: Float64) -> str:
     """Identity of a learned score."""
     new = [r.version for r in problem.refs if r.role == "new"]
     rows = [problem.train.content_ids.tolist(), problem.labels.tolist()]
-    shown = [round(v, 10) for v in values.tolist()]
+    shown = values.astype(np.float64).tobytes().hex()
     return digest(["learn", VERSION, score, problem.keys.encoder, problem.config.seed, new, rows, shown])
 
 
@@ -70,7 +70,7 @@ def learn(problem: PruneProblem, shard: LearnShard, scores: Scores, progress: Ca
         scores[shard.score, CATALOGUE[shard.score].variants[0]],
         x_new,
         labels_new,
-        seed=problem.config.seed,
+        seed=problem.seed_of("learn", 0),
         name=shown_name(shard.score, mode),
         lengths=np.array([len(t) for t in problem.texts("train").texts], np.float64),
         progress=lambda _: progress(0),

@@ -55,7 +55,7 @@ def _scored(problem: PruneProblem, labels: LabelSet, cells: Sequence[Any]) -> Sc
     if "tracin-head" in gradients:
         # Of a trained encoder the last layer's is the score; the head's stands beside it.
         scores["tracin", "head"] = gradients["tracin-head"]
-    return Scored(scores, _majority(runs, len(problem.classes)), _probability(runs))
+    return Scored(scores, _majority(runs), _probability(runs))
 
 
 def training_facts(problem: PruneProblem) -> dict[str, int]:
@@ -64,13 +64,11 @@ def training_facts(problem: PruneProblem) -> dict[str, int]:
     return {k: int(v) for k, v in facts.items() if k == "truncated_texts"}
 
 
-def _majority(runs: Sequence[Dynamics], n_classes: int) -> Int64:
-    last = np.stack([run.predicted[-1] for run in runs])
-    n = last.shape[1]
-    counts = np.zeros((n, n_classes), np.int32)
-    for one in last:
-        counts[np.arange(n), one] += 1
-    found: Int64 = counts.argmax(axis=1)
+def _majority(runs: Sequence[Dynamics]) -> Int64:
+    """The class that most runs predict at the last epoch, [N]; the lower one among equals."""
+    last = np.sort(np.stack([run.predicted[-1] for run in runs]), axis=0)
+    votes = np.stack([(last == one).sum(axis=0) for one in last])
+    found: Int64 = np.take_along_axis(last, votes.argmax(axis=0)[None], axis=0)[0]
     return found
 
 
@@ -133,11 +131,26 @@ def detection_rows(problem: PruneProblem, scored: Mapping[LabelSet, Scored]) -> 
     return rows
 
 
-def suspect_rows(problem: PruneProblem, scored: Scored) -> list[dict[str, Any]]:
-    """Suspects under the given labels, as `rank_suspects` orders them, at most `SUSPECTS` of them."""
+def suspect_rows(problem: PruneProblem, scored: Scored) -> tuple[list[dict[str, Any]], int]:
+    """Rows predicted otherwise than labelled, as `rank_suspects` orders them, at most `SUSPECTS` of them; and
+    how many there are in all."""
     hard = difficulties(scored.scores, problem.config.training.mode)
-    limit = min(SUSPECTS, len(problem.labels))
-    return rank_suspects(hard, problem.labels, scored.predicted, scored.probability, limit)
+    total = int((scored.predicted != problem.labels).sum())
+    limit = min(SUSPECTS, total)
+    return rank_suspects(hard, problem.labels, scored.predicted, scored.probability, limit), total
+
+
+def overlap_facts(problem: PruneProblem) -> dict[str, int]:
+    """What makes accuracy doubtful: test rows that are also rows to prune, rows whose text has other labels,
+    too."""
+    train = problem.train.content_ids
+    labels: dict[int, set[int]] = {}
+    for content, label in zip(train.tolist(), problem.labels.tolist(), strict=True):
+        labels.setdefault(content, set()).add(label)
+    return {
+        "test_rows_in_train": int(np.isin(problem.dataset("test").content_ids, train).sum()),
+        "same_text_other_label": sum(len(labels[c]) > 1 for c in train.tolist()),
+    }
 
 
 def scores_table(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from nncift_core.config_prune import PruneConfig
 from nncift_core.errors import RunError
-from nncift_core.hashing import digest
+from nncift_core.hashing import digest, int63
 from nncift_core.pipeline.problem import Keys
 from nncift_core.pruning.inputs import Role
 from nncift_core.pruning.noise import nearest_classes, plant
@@ -28,7 +28,8 @@ EMPTY = 0
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The labels that a model is trained on: as given (noise ""), or with a share changed on purpose."""
+    """The labels that a model is trained on: as given (noise ""), or with a share changed on purpose; seed:
+    number of the draw."""
 
     noise: str = ""
     rate: float = 0.0
@@ -103,12 +104,17 @@ class PruneProblem:
         if not labels.noise:
             return self.labels
         nearest = self._nearest if labels.noise == "confusable" else None
-        return plant(self.labels, len(self.classes), labels.noise, labels.rate, labels.seed, nearest)  # type: ignore[arg-type]
+        seed = self.seed_of("noise", labels.seed)
+        return plant(self.labels, len(self.classes), labels.noise, labels.rate, seed, nearest)  # type: ignore[arg-type]
 
     @cached_property
     def _nearest(self) -> Int64:
         """Nearest other class of every class by mean embedding, [K]."""
         return nearest_classes(self.raw_features("train").astype(np.float64), self.labels, len(self.classes))
+
+    def seed_of(self, purpose: str, number: int) -> int:
+        """The seed of draw `number` for a purpose: no other purpose, number or job's seed has the same."""
+        return int63(f"prune\x1f{purpose}\x1f{self.config.seed}\x1f{number}") >> 31
 
     def groups(self, role: Role) -> list[str | None]:
         """The user's group of every row, None where there is none."""

@@ -10,11 +10,14 @@ from typing import Any, Literal
 from nncift_core.evaluation.intervals import BETTER, LEVEL, t_quantile
 from nncift_core.pruning.summary import ALL, RANDOM
 from nncift_core.scores.catalogue import CATALOGUE
+from nncift_core.text import one_line
 
 Row = Mapping[str, Any]
 STRATIFIED = "stratified"
 # Degrees of freedom of what is known well enough to be called normal.
 _MANY = 1000.0
+# Characters of a class or group that are shown.
+_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ class _Tried:
 
 
 def recommend(summary: Sequence[Row], rows: int) -> Recommendation:
-    """The recommendation from rows of `summarise` of study "curve" without noise; rows: of the training set.
+    """The recommendation from rows of `summarise`; rows: of the training set.
+
+    Rows of study "curve" under the given labels alone are looked at; where it was not made, none is given.
 
     1. A score beats random if its gain is "better" by its own interval, and also by an interval that holds
        for all m subsets looked at, since the best of many lucky draws looks good: 90 % for all together
@@ -69,6 +74,9 @@ def recommend(summary: Sequence[Row], rows: int) -> Recommendation:
     all data to compare with: "keep all" and why. The chosen change is the best of several and so on the
     bright side; measure it anew before trusting its last digit.
     """
+    summary = [r for r in summary if r["study"] == "curve" and not r["noise"]]
+    if not summary:
+        return _keep('nothing is recommended: the study "curve" was not made')
     full = next((r for r in summary if r["score"] == ALL), None)
     tries = [r for r in summary if r["score"] not in (ALL, RANDOM, STRATIFIED)]
     seeded = [r for r in tries if r["n_seeds"] > 1 and r["gain_lower"] is not None]
@@ -176,9 +184,13 @@ def _figures(t: _Tried) -> str:
         f"over random {_points(r['gain'])} ({_points(t.lower)}..{_points(t.upper)})",
     ]
     if r["worst_class"] is not None:
-        parts.append(f"worst class {r['worst_class']} {_points(r['worst_class_change'])} points")
+        parts.append(
+            f"worst class {one_line(r['worst_class'], _NAME)} {_points(r['worst_class_change'])} points"
+        )
     if r["worst_group"] is not None:
-        parts.append(f"worst group {r['worst_group']} {_points(r['worst_group_change'])} points")
+        parts.append(
+            f"worst group {one_line(r['worst_group'], _NAME)} {_points(r['worst_group_change'])} points"
+        )
     if r["tail_change"] is not None:
         parts.append(f"tail {_points(r['tail_change'])}")
     return "; ".join(parts)

@@ -20,7 +20,7 @@ ALL, RANDOM, STRATIFIED = "all", "random", "stratified"
 
 @dataclass(frozen=True)
 class Point:
-    """One subset to train on, from one seed, in one study.
+    """One subset to train on, from one seed (the number of a draw), in one study.
 
     score: "all" (nothing pruned), "random", "stratified" or a score's name in the catalogue; variant,
     sampling, pruned_end: "" but for scores; pruned: share of the rows that is dropped.
@@ -65,13 +65,13 @@ def label_sets(config: PruneConfig) -> list[LabelSet]:
 
 
 def seeds(config: PruneConfig) -> list[int]:
-    """Seeds of draws and trainings of points."""
-    return [config.seed + s for s in range(config.study.seeds)]
+    """Numbers of the draws and trainings of every point; `PruneProblem.seed_of` makes seeds of them."""
+    return list(range(config.study.seeds))
 
 
 def run_seeds(config: PruneConfig) -> list[int]:
-    """Seeds of the trainings that scores are made of."""
-    return [config.seed + s for s in range(config.scores.runs)]
+    """Numbers of the trainings that scores are made of; other seeds than those of points."""
+    return list(range(config.scores.runs))
 
 
 def points(config: PruneConfig) -> list[Point]:
@@ -94,7 +94,7 @@ def _curve(config: PruneConfig) -> Iterator[Point]:
         for score in config.studied:
             for variant in variants(config, score):
                 yield from _scored("curve", GIVEN, seed, (score, variant, "cut"), s.ends, s.prune)
-        for score in (name for name in s.probabilistic if name in config.scores.names):
+        for score in config.drawn:
             for sampling in ("softmax", "linear"):
                 what = (score, variants(config, score)[-1], sampling)
                 yield from _scored("curve", GIVEN, seed, what, s.ends, s.prune)
@@ -143,7 +143,11 @@ def kept_rows(problem: PruneProblem, point: Point, scores: Mapping[LabelSet, Sco
     labels, s = problem.labels_of(point.labels), problem.config.study
     if point.score == ALL:
         return Kept(np.arange(len(labels)), 0)
-    shared: dict[str, Any] = {"pruned": point.pruned, "floor": s.floor, "seed": point.seed}
+    shared: dict[str, Any] = {
+        "pruned": point.pruned,
+        "floor": s.floor,
+        "seed": problem.seed_of("draw", point.seed),
+    }
     if point.score == RANDOM:
         return keep_random(labels, **shared)
     if point.score == STRATIFIED:

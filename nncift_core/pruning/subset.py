@@ -22,14 +22,12 @@ def chosen_point(problem: PruneProblem, advice: Recommendation) -> Point | None:
     if config.subset is not None:
         s = config.subset
         variant = CATALOGUE[s.score].variants[0]
-        return Point("curve", GIVEN, config.seed, s.score, variant, "cut", s.pruned_end, s.prune)
+        return Point("curve", GIVEN, 0, s.score, variant, "cut", s.pruned_end, s.prune)
     if advice.verdict != "prune":
         return None
     mode = config.training.mode
     name = next(n for n in CATALOGUE if shown_name(n, mode) == advice.score)
-    return Point(
-        "curve", GIVEN, config.seed, name, advice.variant, advice.sampling, advice.pruned_end, advice.pruned
-    )
+    return Point("curve", GIVEN, 0, name, advice.variant, advice.sampling, advice.pruned_end, advice.pruned)
 
 
 def kept_of(problem: PruneProblem, point: Point, scored: Mapping[LabelSet, Scored]) -> Kept:

@@ -66,7 +66,8 @@ def summarise(points: Sequence[Point]) -> list[dict[str, Any]]:
     (methods.md 2): None where ER_full or pruned is 0. All of these are None where nothing is there to
     compare with.
 
-    gain_rows: standard error of the gain that is due to the evaluated rows. Raises ValueError for a setting with two points of one seed.
+    gain_rows: standard error of the gain that is due to the evaluated rows. Raises ValueError for a setting
+    with two points of one seed.
     """
     groups = grouped(points)
     return [_summary(key, seeds, groups) for key, seeds in groups.items()]

@@ -31,7 +31,7 @@ _LOOKS = {"checkpoints", "log_every", "log_epochs", "keep_logits"}
 
 @dataclass(frozen=True)
 class ScoreCell:
-    """A training whose dynamics are kept: on all rows under a label set, from a seed.
+    """A training whose dynamics are kept: on all rows under a label set; seed: its number.
 
     gradients: whether checkpoints and gradient scores are kept too.
     """
@@ -56,17 +56,23 @@ def score_key(problem: PruneProblem, cell: ScoreCell) -> str:
     t, s = problem.config.training, problem.config.scores
     asked = [n for n in s.names if CATALOGUE[n].needs == "gradients"] if cell.gradients else []
     null = s.pvi_epochs if "pvi" in s.names else 0
-    return digest(
-        ["score", VERSION, _settings(problem), t.model_dump(mode="json", include=_LOOKS), cell.seed, asked,
-         null, *_rows(problem, np.arange(len(problem.labels)), cell.labels)]
-    )  # fmt: skip
+    looks = t.model_dump(mode="json", include=_LOOKS)
+    rows = _rows(problem, np.arange(len(problem.labels)), cell.labels)
+    drawn = seed_of_score(problem, cell)
+    return digest(["score", VERSION, _settings(problem), looks, drawn, asked, null, *rows])
 
 
 def point_key(problem: PruneProblem, labels: LabelSet, rows: Int64, seed: int) -> str:
     """Identity of a training on the rows at positions `rows` and of its evaluation."""
     test = next(ref.version for ref in problem.refs if ref.role == "test")
     tail = [problem.classes[k] for k in problem.tail]
-    return digest(["point", VERSION, _settings(problem), seed, test, tail, *_rows(problem, rows, labels)])
+    drawn = problem.seed_of("training", seed)
+    return digest(["point", VERSION, _settings(problem), drawn, test, tail, *_rows(problem, rows, labels)])
+
+
+def seed_of_score(problem: PruneProblem, cell: ScoreCell) -> int:
+    """The seed of a score cell's training."""
+    return problem.seed_of("score", cell.seed)
 
 
 def _settings(problem: PruneProblem) -> list[Any]:
@@ -95,11 +101,12 @@ def kept_point(problem: PruneProblem, key: str) -> Kept:
 def train_score(problem: PruneProblem, cell: ScoreCell, device: str, progress: Progress | None) -> None:
     """Train a score cell and keep what scores need of it."""
     kept, labels = kept_score(problem, cell), problem.labels_of(cell.labels)
+    seed = seed_of_score(problem, cell)
     settings = problem.config.training
     count = settings.checkpoints if cell.gradients else 0
     with tempfile.TemporaryDirectory(dir=problem.ws.tmp_dir) as scratch:
         run = _train(
-            problem, np.arange(len(labels)), labels, settings, seed=cell.seed, device=device, log=True,
+            problem, np.arange(len(labels)), labels, settings, seed=seed, device=device, log=True,
             checkpoints=count, scratch=Path(scratch), progress=progress,
         )  # fmt: skip
         assert run.dynamics is not None
@@ -110,7 +117,7 @@ def train_score(problem: PruneProblem, cell: ScoreCell, device: str, progress: P
             files.append(kept.write_checkpoints(run.checkpoints))
             found = _gradients(problem, run, labels, Path(scratch), device)
             files.append(kept.write_arrays("gradients", found, {}))
-    null = _null(problem, labels, cell.seed, device) if "pvi" in problem.config.scores.names else None
+    null = _null(problem, labels, seed, device) if "pvi" in problem.config.scores.names else None
     result = {"null_log_probability": null, "labels": cell.labels.name, "seed": cell.seed}
     kept.finish({**result, "facts": dict(run.facts)}, files)
 
@@ -123,7 +130,8 @@ def train_point(
     labels = problem.labels_of(cell.labels)[rows]
     with tempfile.TemporaryDirectory(dir=problem.ws.tmp_dir) as scratch:
         run = _train(
-            problem, rows, labels, problem.config.training, seed=cell.seed, device=device, evaluate=True,
+            problem, rows, labels, problem.config.training, seed=problem.seed_of("training", cell.seed),
+            device=device, evaluate=True,
             scratch=Path(scratch), progress=progress,
         )  # fmt: skip
     found = run.predictions["test"]

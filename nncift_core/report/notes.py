@@ -26,6 +26,9 @@ NOTES = {
     "empty_references": "times a reference had no letters a-z or digits, so its ROUGE is zero",
     "test_rows_in_pool": "held-out rows are also in the pool: the comparison flatters whoever picks them",
     "test_rows_in_target": "held-out rows are also among the rows valued against",
+    "test_rows_in_train": "test rows are also among the rows to prune: accuracy flatters",
+    "same_text_other_label": "rows have a text that also stands under another label",
+    "suspects_left_out": "more rows are predicted otherwise than labelled than suspects.csv lists",
     "exact_pairs_from_other_runs": "exact values beyond this run's own labels and audit come from other runs",
 }
 

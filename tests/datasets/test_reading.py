@@ -57,9 +57,9 @@ def table(folder: Path, name: str = "d.parquet", **columns: Any) -> bytes:
         ("d.csv", b"prompt,response\na,1\nb,2\n"),
         ("d.csv", b'\xef\xbb\xbfprompt,response\r\n"a",1\r\n\r\nb,2'),
         ("d.tsv", b"prompt\tresponse\na\t1\nb\t2\n"),
-        ("d.jsonl.gz", gzip.compress(LINES)),
+        ("d.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("d.jsonl.zst", zstandard.compress(LINES[:33]) + zstandard.compress(LINES[33:])),
-        ("d.csv.gz", gzip.compress(b"prompt,response\na,1\nb,2\n")),
+        ("d.csv.gz", gzip.compress(b"prompt,response\na,1\nb,2\n", mtime=0)),
         ("D.JSON.ZST", zstandard.compress(json.dumps([A, B]).encode())),
     ],
 )
@@ -158,7 +158,7 @@ def test_limit_stops_reading(tmp_path: Path) -> None:
     assert "d.jsonl:3: broken JSON" in error(tmp_path, "d.jsonl", LINES + b"broken", limit=3)
 
 
-GZ, ZST = gzip.compress(LINES * 50), zstandard.compress(LINES * 50)
+GZ, ZST = gzip.compress(LINES * 50, mtime=0), zstandard.compress(LINES * 50)
 
 
 @pytest.mark.parametrize("drop", ["error", "drop"])

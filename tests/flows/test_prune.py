@@ -14,7 +14,7 @@ from prune_jobs import COLUMNS, PruneProject, intents
 
 from nncift_core.scores.catalogue import CATALOGUE, shown_name
 
-NAMES = ("vog", "el2n", "forgetting", "pvi", "tracin", "aum")
+NAMES = ("vog", "el2n", "forgetting", "pvi", "aum")
 SCORES = {name: shown_name(name, "frozen") for name in NAMES}  # type: ignore[arg-type]
 # Points of a seed: all rows, random, stratified, EL2N and VoG twice and forgetting, by two ends; forgetting
 # and VoG drawn in two ways. Under noise no variants and no draws. Of imbalance VoG twice, cut and drawn.
@@ -51,28 +51,28 @@ def test_every_score_of_every_row_is_there_and_those_of_new_rows_are_estimated(p
     )
     assert all(r["finite"] and r["n"] == r["ids"] for r in found)
     exact = {(r["function"], r["variant"]): (r["role"], r["n"]) for r in found if r["origin"] == "exact"}
-    assert exact == {(SCORES[name], v): ("train", 200) for name in NAMES for v in CATALOGUE[name].variants}
+    assert exact == {(SCORES[name], v): ("train", 150) for name in NAMES for v in CATALOGUE[name].variants}
     learned = {r["function"]: (r["role"], r["n"], r["variant"]) for r in found if r["origin"] == "estimated"}
-    assert learned == {SCORES[name]: ("new", 9, CATALOGUE[name].variants[0]) for name in NAMES}
+    assert learned == {SCORES[name]: ("new", 7, CATALOGUE[name].variants[0]) for name in NAMES}
     quality = project.ask("SELECT DISTINCT function FROM estimator_quality WHERE verdict IS NOT NULL")
     assert {q["function"] for q in quality} == set(SCORES.values())
 
 
 def test_points_are_those_of_the_studies_and_every_one_is_measured_on_all_test_rows(project: Done) -> None:
     found = project.ask(
-        "SELECT study, count(*) AS n, bool_and(n_rows = 80) AS whole FROM pruning "
+        "SELECT study, count(*) AS n, bool_and(n_rows = 60) AS whole FROM pruning "
         "WHERE scope = 'all' AND metric = 'accuracy' GROUP BY ALL ORDER BY 1"
     )
     assert [(r["study"], r["n"], r["whole"]) for r in found] == [
         ("curve", 2 * CURVE, True), ("imbalance", 2 * IMBALANCE, True), ("noise", 4 * NOISE, True),
     ]  # fmt: skip
     sizes = project.ask("SELECT DISTINCT pruned, n_train FROM pruning ORDER BY 1")
-    assert [(s["pruned"], s["n_train"]) for s in sizes] == [(0, 200), (0.5, 100)]
+    assert [(s["pruned"], s["n_train"]) for s in sizes] == [(0, 150), (0.5, 75)]
     planted = project.ask("SELECT DISTINCT noise, score, mislabelled FROM pruning WHERE score = 'all'")
     assert {(r["noise"], r["mislabelled"]) for r in planted} == {
         ("", None),
-        ("uniform", 20),
-        ("confusable", 20),
+        ("uniform", 15),
+        ("confusable", 15),
     }
     assert {r["score"] for r in project.ask("SELECT DISTINCT score FROM pruning")} == {
         "all", "random", "stratified", "el2n", "forgetting", "vog-embedding",
@@ -112,14 +112,14 @@ def test_the_summary_is_the_mean_of_the_points(project: Done) -> None:
 
 def test_classes_and_groups_add_up_to_all_test_rows(project: Done) -> None:
     wrong = project.ask(
-        "SELECT count(*) FILTER (abs(hits - value * 80) > 1e-9 OR n <> 80) AS wrong, count(*) AS n FROM "
+        "SELECT count(*) FILTER (abs(hits - value * 60) > 1e-9 OR n <> 60) AS wrong, count(*) AS n FROM "
         "(SELECT study, noise, score, variant, sampling, pruned_end, pruned, seed, scope AS part, "
         "sum(value * n_rows) AS hits, sum(n_rows) AS n FROM pruning WHERE scope IN ('class', 'group') "
         "GROUP BY ALL) JOIN (SELECT * FROM pruning WHERE scope = 'all' AND metric = 'accuracy') "
         "USING (study, noise, score, variant, sampling, pruned_end, pruned, seed)"
     )[0]
     assert wrong["wrong"] == 0 and wrong["n"] == 2 * (2 * CURVE + 2 * IMBALANCE + 4 * NOISE)
-    domains = {r["domain"] for r in intents("test", 80)}
+    domains = {r["domain"] for r in intents("test", 60)}
     assert {
         r["name"] for r in project.ask("SELECT DISTINCT name FROM pruning WHERE scope = 'group'")
     } == domains
@@ -130,16 +130,16 @@ def test_planted_labels_are_found_better_than_by_chance(project: Done) -> None:
     assert {(r["noise"], r["seed"]) for r in rows} == {
         (k, s) for k in ("uniform", "confusable") for s in (0, 1)
     }
-    assert {r["score"] for r in rows} == set(SCORES.values()) and {r["planted"] for r in rows} == {20}
-    assert min(r["auc"] for r in rows if r["score"] == "aum" and r["noise"] == "uniform") > 0.9
+    assert {r["score"] for r in rows} == set(SCORES.values()) and {r["planted"] for r in rows} == {15}
+    assert min(r["auc"] for r in rows if r["score"] == "aum" and r["noise"] == "uniform") > 0.8
 
 
 def test_suspects_are_ranked_and_their_file_is_safe_to_open(project: Done) -> None:
     view = project.ask(
         "SELECT s.*, prompt, label FROM suspects s JOIN examples ON example_id = train_id ORDER BY rank"
     )
-    assert [r["rank"] for r in view] == list(range(1, 201))
-    assert all(r["given"] == r["label"] for r in view)
+    assert [r["rank"] for r in view] == list(range(1, project.first["facts"]["suspects"] + 1))
+    assert all(r["given"] == r["label"] != r["predicted"] for r in view)
     path = project.workspace / project.first["facts"]["suspects_csv"]
     with path.open(encoding="utf-8", newline="") as f:
         lines = list(csv.DictReader(f))
@@ -152,20 +152,21 @@ def test_suspects_are_ranked_and_their_file_is_safe_to_open(project: Done) -> No
 def test_the_subset_has_the_shape_of_the_users_file_and_is_the_selection(project: Done) -> None:
     facts = project.first["facts"]
     lines = [json.loads(x) for x in (project.workspace / facts["subset"]).read_text("utf-8").splitlines()]
-    given = intents("train", 200)
-    assert len(lines) == facts["subset_rows"] == 100 and facts["subset_by"] == "config"
+    given = intents("train", 150)
+    assert len(lines) == facts["subset_rows"] == 75 and facts["subset_by"] == "config"
     assert [given.index(x) for x in lines] == sorted(given.index(x) for x in lines)
     chosen = project.ask(
         "SELECT rank, prompt, s.score, t.score AS view FROM selection s "
         "JOIN examples ON example_id = train_id JOIN scores t "
         "ON t.train_id = s.train_id AND function = 'el2n' AND variant = 'early' ORDER BY rank"
     )
-    assert {c["prompt"] for c in chosen} == {x["text"] for x in lines} and len(chosen) == 100
+    assert {c["prompt"] for c in chosen} == {x["text"] for x in lines} and len(chosen) == 75
     assert [c["score"] for c in chosen] == [c["view"] for c in chosen]
     assert [c["score"] for c in chosen] == sorted((c["score"] for c in chosen), reverse=True)
-    edge = project.ask("SELECT quantile_cont(score, 0.4) AS low FROM scores WHERE function = 'el2n' "
-                       "AND variant = 'early' AND origin = 'exact'")[0]["low"]  # fmt: skip
-    assert chosen[-1]["score"] > edge, "rows of the hard end stay, the floor moves few"
+    middle = project.ask("SELECT median(score) AS middle FROM scores WHERE function = 'el2n' "
+                         "AND variant = 'early' AND origin = 'exact'")[0]["middle"]  # fmt: skip
+    kept_hard = sum(c["score"] >= middle for c in chosen)
+    assert kept_hard >= 65, "the harder half stays, but for what the floors move"
 
 
 def test_the_report_holds_the_recommendation(project: Done) -> None:
@@ -175,7 +176,7 @@ def test_the_report_holds_the_recommendation(project: Done) -> None:
     facts = project.first["facts"]
     assert facts["recommendation"] and facts["recommendation"] in page
     told = {f["fact"]: f["text"] or f["value"] for f in project.ask("SELECT * FROM facts")}
-    assert told["recommendation"] == facts["recommendation"] and told["classes"] == 4
+    assert told["recommendation"] == facts["recommendation"] and told["classes"] == 3
 
 
 def test_gc_frees_nothing_of_a_run_that_stands_and_lineage_knows_its_parts(project: Done) -> None:
@@ -246,7 +247,7 @@ def test_the_plan_counts_and_writes_nothing(tmp_path: Path) -> None:
         p.call("prune", "job.toml", "--workspace", str(p.workspace), "--plan", "--json").stdout
     )
     assert found == {
-        "rows": 200, "test_rows": 80, "new_rows": 9, "rows_dropped": 0, "classes": 4, "text": "text",
+        "rows": 150, "test_rows": 60, "new_rows": 7, "rows_dropped": 0, "classes": 3, "text": "text",
         "mode": "frozen", "label_sets": 5, "trainings_for_scores": 10,
         "trainings_on_subsets": 2 * CURVE + 2 * IMBALANCE + 4 * NOISE,
     }  # fmt: skip

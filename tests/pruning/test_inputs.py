@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from conftest import write_jsonl
 
 from nncift_core.config_prune import PruneConfig, load_prune_config, parse_prune_config
 from nncift_core.errors import UserError
+from nncift_core.pruning.fit_for import check_settings
 from nncift_core.pruning.inputs import LabelledInput, read_labelled_inputs, sources
 
 Row = dict[str, Any]
@@ -217,14 +219,36 @@ def test_the_score_of_the_subset_must_be_computed(tmp_path):
     assert "'grand' is asked for" in broken(tmp_path, scores={"names": ["el2n"]}, subset=subset).what
 
 
-def test_scores_of_which_none_is_studied_are_refused(tmp_path):
-    error = broken(tmp_path, scores={"names": ["tracin"]}, study={"studies": ["imbalance"]})
-    assert "none of study.scores" in error.what and "set study.scores" in error.what
+def test_where_none_of_the_usual_scores_is_computed_the_first_one_is_studied(tmp_path):
+    assert config(tmp_path, scores={"names": ["tracin", "grand"]}).studied == ["tracin"]
     assert config(tmp_path, scores={"names": ["tracin"]}, study={"scores": ["tracin"]}).studied == ["tracin"]
 
 
 def test_of_the_usual_scores_those_that_are_computed_are_studied(tmp_path):
     assert config(tmp_path, scores={"names": ["aum", "el2n", "grand"]}).studied == ["el2n", "aum"]
+
+
+def test_a_checked_config_is_accepted_again_as_the_flow_is_given_it(tmp_path):
+    given = config(tmp_path, scores={"names": ["el2n", "aum"]})
+    again = parse_prune_config(given.model_dump(mode="json"))
+    assert again.studied == given.studied == ["el2n", "aum"] and again.drawn == []
+
+
+def test_a_share_that_leaves_less_than_the_floors_is_refused(tmp_path):
+    counts = Counter({"a": 50, "b": 50})
+    given = config(tmp_path, study={"floor": 20, "prune": [0.5, 0.7]})
+    with pytest.raises(UserError, match="leaves 30, and the floor of 20 rows of every class keeps 40"):
+        check_settings(given, counts)
+    check_settings(config(tmp_path, study={"floor": 20, "prune": [0.5]}), counts)
+
+
+def test_too_few_looks_for_forgetting_and_too_few_checkpoints_for_vog_are_refused(tmp_path):
+    counts = Counter({"a": 50, "b": 50})
+    with pytest.raises(UserError, match="have 1 looks at all rows"):
+        check_settings(config(tmp_path, scores={"forgetting_epochs": 1.0}), counts)
+    one = config(tmp_path, training={"epochs": 1}, scores={"names": ["vog"]})
+    with pytest.raises(UserError, match="VoG compares several"):
+        check_settings(one, counts)
 
 
 def test_vog_of_a_linear_head_on_a_frozen_encoder_is_refused(tmp_path):
@@ -238,7 +262,7 @@ def test_vog_of_a_linear_head_on_a_frozen_encoder_is_refused(tmp_path):
 @pytest.mark.parametrize("field", ["el2n_epoch", "forgetting_epochs", "pvi_epochs"])
 def test_a_score_cannot_be_read_after_the_training(tmp_path, field):
     assert (
-        f"scores.{field} is beyond training.epochs = 3"
+        "is beyond training.epochs = 3: lower it, train longer"
         in broken(tmp_path, training={"epochs": 3}, scores={field: 4}).what
     )
 

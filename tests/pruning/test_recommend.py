@@ -100,3 +100,12 @@ def _noisy(rng, score, pruned, end):
 def test_gradient_scores_of_a_frozen_encoder_say_where_they_were_taken():
     assert title_of("vog-embedding") == "VoG (embedding)" and title_of("grand-head") == "GraNd (head)"
     assert title_of("el2n") == "EL2N"
+
+
+def test_rows_of_other_studies_recommend_nothing():
+    noisy = [p | {"study": "noise", "noise": "uniform", "noise_rate": 0.1} for p in tried("el2n", 0.95, 0.3)]
+    noisy += [p | {"study": "noise", "noise": "uniform", "noise_rate": 0.1} for p in (*FULL, *RANDOM)]
+    alone = recommend(summarise(noisy), 1000)
+    assert alone.verdict == "keep all" and 'the study "curve" was not made' in alone.text
+    worse = [*FULL, *RANDOM, *tried("aum", 0.70, 0.3)]
+    assert recommend(summarise([*worse, *noisy]), 1000) == recommend(summarise(worse), 1000)

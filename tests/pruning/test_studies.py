@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from nncift_core.config_prune import PruneConfig, parse_prune_config
-from nncift_core.pruning.problem import GIVEN, LabelSet
+from nncift_core.pipeline.problem import Keys
+from nncift_core.pruning.problem import GIVEN, LabelSet, PruneProblem
 from nncift_core.pruning.studies import (
     Point,
     difficulties,
@@ -24,6 +25,7 @@ from nncift_core.pruning.studies import (
 )
 from nncift_core.scores.catalogue import CATALOGUE
 from nncift_core.scores.compute import Scores
+from nncift_core.store.workspace import Workspace
 
 N, K = 120, 4
 LABELS = np.arange(N) % K
@@ -44,7 +46,10 @@ def problem(given: PruneConfig) -> Any:
         kind: Any = labels.noise
         return plant(LABELS, K, kind, labels.rate, labels.seed, np.roll(np.arange(K), 1))
 
-    return SimpleNamespace(config=given, labels=LABELS, labels_of=labels_of)
+    def seed_of(purpose: str, number: int) -> int:
+        return number
+
+    return SimpleNamespace(config=given, labels=LABELS, labels_of=labels_of, seed_of=seed_of)
 
 
 def made_scores(given: PruneConfig) -> dict[LabelSet, Scores]:
@@ -125,7 +130,7 @@ def test_noise_has_a_label_set_for_every_kind_rate_and_seed():
     )
     assert label_sets(given)[0] == GIVEN
     assert [(s.noise, s.rate, s.seed) for s in label_sets(given)[1:]] == [
-        (kind, rate, seed) for kind in ("shuffle", "uniform") for rate in (0.1, 0.2) for seed in (5, 6)
+        (kind, rate, seed) for kind in ("shuffle", "uniform") for rate in (0.1, 0.2) for seed in (0, 1)
     ]
     assert len({s.name for s in label_sets(given)}) == 9
     assert label_sets(config()) == [GIVEN]
@@ -136,9 +141,19 @@ def test_noise_has_a_label_set_for_every_kind_rate_and_seed():
     assert planted(problem(given), GIVEN).sum() == 0
 
 
-def test_seeds_start_from_the_seed_of_the_job():
+def test_draws_are_counted_from_0_whatever_the_seed_of_the_job():
     given = config(seed=7, study={"seeds": 2}, scores={"runs": 4})
-    assert (seeds(given), run_seeds(given)) == ([7, 8], [7, 8, 9, 10])
+    assert (seeds(given), run_seeds(given)) == ([0, 1], [0, 1, 2, 3])
+
+
+def test_no_two_purposes_numbers_or_jobs_share_a_seed(tmp_path):
+    made = [
+        PruneProblem(Workspace(tmp_path), config(seed=s), Keys("encoder", "prune"), ()).seed_of(what, k)
+        for s in range(5)
+        for what in ("score", "training", "draw", "noise")
+        for k in range(50)
+    ]
+    assert len(set(made)) == len(made) and all(0 <= seed < 2**32 for seed in made)
 
 
 @pytest.fixture(scope="module")

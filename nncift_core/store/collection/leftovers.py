@@ -32,6 +32,7 @@ _PLACES = (
     "runs/*/tables/*",
     "runs/*/report.html",
     "runs/*/subset.jsonl",
+    "runs/*/suspects.csv",
 )
 
 Left = tuple[str, str, str, int]
