@@ -115,9 +115,9 @@ def train_score(problem: PruneProblem, cell: ScoreCell, device: str, progress: P
             files.append(kept.write_arrays("logits", {"logits": run.logits}, {"classes": problem.classes}))
         if cell.gradients:
             files.append(kept.write_checkpoints(run.checkpoints))
-            found = _gradients(problem, run, labels, Path(scratch), device)
+            found = _gradients(problem, run, labels, Path(scratch), device, progress)
             files.append(kept.write_arrays("gradients", found, {}))
-    null = _null(problem, labels, seed, device) if "pvi" in problem.config.scores.names else None
+    null = _null(problem, labels, seed, device, progress) if "pvi" in problem.config.scores.names else None
     result = {"null_log_probability": null, "labels": cell.labels.name, "seed": cell.seed}
     kept.finish({**result, "facts": dict(run.facts)}, files)
 
@@ -182,7 +182,12 @@ def _taken(texts: Texts, rows: Int64) -> Texts:
 
 
 def _gradients(
-    problem: PruneProblem, run: Run, labels: Int64, scratch: Path, device: str
+    problem: PruneProblem,
+    run: Run,
+    labels: Int64,
+    scratch: Path,
+    device: str,
+    progress: Progress | None,
 ) -> dict[str, Float64]:
     """Gradient scores [N] that the job asks for, by name."""
     names = [n for n in problem.config.scores.names if CATALOGUE[n].needs == "gradients"]
@@ -190,17 +195,20 @@ def _gradients(
         from nncift_core.scores.head_gradients import head_gradient_scores
 
         x = problem.features("train")
-        return head_gradient_scores(run.checkpoints, x, labels, names, device=device)
+        return head_gradient_scores(run.checkpoints, x, labels, names, device=device, progress=progress)
     from nncift_core.scores.encoder_gradients import encoder_gradient_scores
 
     texts, config = problem.texts("train"), problem.config
     return encoder_gradient_scores(
         encoder_folder(config.encoder, config.base_dir), scratch, run.checkpoints, texts.texts, texts.pairs,
-        labels, names, config.training, device=device, trust_remote_code=config.encoder.trust_remote_code,
+        labels, names, config.training, device=device, progress=progress,
+        trust_remote_code=config.encoder.trust_remote_code,
     )  # fmt: skip
 
 
-def _null(problem: PruneProblem, labels: Int64, seed: int, device: str) -> list[float]:
+def _null(
+    problem: PruneProblem, labels: Int64, seed: int, device: str, progress: Progress | None
+) -> list[float]:
     """ln of the class probabilities [K] of a model that was trained on empty inputs, as long as PVI reads."""
     settings = problem.config.training.model_copy(update={"epochs": problem.config.scores.pvi_epochs})
     n, k = len(labels), len(problem.classes)
@@ -208,7 +216,7 @@ def _null(problem: PruneProblem, labels: Int64, seed: int, device: str) -> list[
         empty = problem.empty_features()
         x = np.broadcast_to(empty, (n, empty.shape[1]))
         run = train_head(np.ascontiguousarray(x), labels, k, settings, seed=seed, device=device,
-                         evaluate={"empty": empty})  # fmt: skip
+                         evaluate={"empty": empty}, progress=progress)  # fmt: skip
     else:
         from nncift_core.classification.full import train_encoder
 
@@ -216,7 +224,7 @@ def _null(problem: PruneProblem, labels: Int64, seed: int, device: str) -> list[
         run = train_encoder(
             encoder_folder(problem.config.encoder, problem.config.base_dir), blank * n,
             blank * n if problem.paired else None, labels, k, settings, seed=seed, device=device,
-            evaluate={"empty": (blank, blank if problem.paired else None)},
+            evaluate={"empty": (blank, blank if problem.paired else None)}, progress=progress,
             trust_remote_code=problem.config.encoder.trust_remote_code,
         )  # fmt: skip
     found = run.predictions["empty"].probabilities[0].astype(np.float64)
