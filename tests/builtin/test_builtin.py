@@ -210,7 +210,7 @@ def test_templated_arithmetic_is_right() -> None:
 
 
 def test_unknown_data_name() -> None:
-    assert data_names() == ("pool", "target", "target_intent")
+    assert data_names() == ("intents", "pool", "target", "target_intent")
     with pytest.raises(UserError, match=r'no built-in data set "nope".*"builtin:pool", "builtin:target"'):
         data_path("nope")
 
