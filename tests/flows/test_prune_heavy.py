@@ -132,6 +132,9 @@ def pairs(n: int, seed: int) -> list[dict[str, Any]]:
 def test_pairs_of_sentences_end_to_end(make_job: Callable[[str], PruneProject]) -> None:
     p = make_job("pairs")
     train = pairs(60, 0)
+    for row in train[:6]:
+        # Wrong labels, so that there is something to suspect.
+        row["label"] = (row["label"] + 1) % 3
     write_jsonl(p.folder / "snli.jsonl", train)
     write_jsonl(p.folder / "held_out.jsonl", pairs(30, 1))
     p.configure(
@@ -148,7 +151,9 @@ def test_pairs_of_sentences_end_to_end(make_job: Callable[[str], PruneProject]) 
     with (p.workspace / result["facts"]["suspects_csv"]).open(encoding="utf-8", newline="") as f:
         lines = list(csv.DictReader(f))
     texts = {(r["premise"], r["hypothesis"], str(r["label"])) for r in train}
-    assert {(x["text"], x["text_pair"], x["given_label"]) for x in lines} == texts
+    assert {(x["text"], x["text_pair"], x["given_label"]) for x in lines} <= texts
+    wrong = {(r["premise"], r["hypothesis"]) for r in train[:6]}
+    assert len(lines) == result["facts"]["suspects"] and (lines[0]["text"], lines[0]["text_pair"]) in wrong
     subset = (p.workspace / result["facts"]["subset"]).read_text("utf-8").splitlines()
     assert len(subset) == 30 and all(json.loads(x) in train for x in subset)
     assert result["facts"]["accuracy_all"] > 0.4
