@@ -10,6 +10,7 @@ Run: python benchmarks/prune.py ../shared/data [PART ...]
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import sys
@@ -83,7 +84,8 @@ def told(part: str, result: Any, seconds: float) -> None:
     )
     print(f"{seconds:.0f} s in all, {after:.0f} s after embedding; {count} trainings in {spent:.0f} s")
     print(
-        f"accuracy of all rows {f['accuracy_all']:.4f}; {f['recommendation_verdict']}: {f['recommendation']}"
+        f"accuracy of all rows {f['accuracy_all'] or math.nan:.4f}; {f['recommendation_verdict']}: "
+        f"{f['recommendation']}"
     )
     for row in result.summary:
         print(f"  {described(row)}")

@@ -17,9 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from machine import machine
 
-from flows.refresh import refresh_pool
-from flows.valuation import ValuationResult
-from tasks.progress import reporter
+from flows.cli_running import quieten
+
+# Before Prefect is imported: its log lines would stand between the figures.
+quieten()
+
+from flows.refresh import refresh_pool  # noqa: E402
+from flows.valuation import ValuationResult  # noqa: E402
+from tasks.progress import reporter  # noqa: E402
 
 ROWS, MORE, TARGETS, SEED = 300, 30, 20, 0
 # Which rows the pool holds first, which come later, and how many.
