@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from flows.one_at_a_time import workspace_digest
 from nncift_core.config import Config, load_config
 from nncift_core.config_prune import load_prune_config
+from nncift_core.config_toml import read_toml
 from nncift_core.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[1] / "deployments"
@@ -101,11 +101,11 @@ def with_config(definitions: list[Definition], path: str | Path) -> list[Definit
     Raises UserError for what is wrong in the config, as `nncift run` does; data files are not read.
     """
     path = Path(path)
-    if _prunes(path):
+    written = read_toml(path)
+    if "data" in written and "pool" not in written:
         return _pruning(definitions, path)
     base_dir = load_config(path).base_dir
     # Checked above; taken as written, so that "auto" is settled by the machine that runs the job.
-    written = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     config = Config.model_validate(written).model_dump(mode="json")
     _name_in_full(config, Path(base_dir))
     alone = {k: v for k, v in config.items() if k not in ("finetune", "evaluation")}
@@ -117,15 +117,6 @@ def with_config(definitions: list[Definition], path: str | Path) -> list[Definit
         for d in definitions
         if d.name in jobs
     ]
-
-
-def _prunes(path: Path) -> bool:
-    """Whether a file is the config of a prune job; one that cannot be read is not, and says so elsewhere."""
-    try:
-        written = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return False
-    return "data" in written and "pool" not in written
 
 
 def _pruning(definitions: list[Definition], path: Path) -> list[Definition]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +31,7 @@ from nncift_core.config_sections import (
     TargetConfig,
 )
 from nncift_core.config_sweep import SweepConfig
+from nncift_core.config_toml import read_toml
 from nncift_core.config_training import EvaluationConfig, FinetuneConfig
 from nncift_core.devices import default_dtype
 from nncift_core.errors import UserError
@@ -160,17 +160,7 @@ def load_config(path: str | Path) -> Config:
     and wrong values.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError("no such config file", file=path, mend="Give the path of a TOML config.") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"cannot be read ({e})", file=path, mend="A config is a UTF-8 TOML file.") from None
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        raise UserError(f"broken TOML: {e}", file=path, mend="Mend the syntax at that place.") from None
-    return parse_config(data, file=path, base_dir=path.resolve().parent)
+    return parse_config(read_toml(path), file=path, base_dir=path.resolve().parent)
 
 
 def parse_config(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from nncift_core.config_errors import user_error
 from nncift_core.config_sections import EncoderConfig, ExecutionConfig, Section
+from nncift_core.config_toml import read_toml
 from nncift_core.errors import UserError
 from nncift_core.scores.catalogue import CATALOGUE
 
@@ -247,15 +247,7 @@ def load_prune_config(path: str | Path) -> PruneConfig:
     Raises UserError naming file and field for broken TOML, unknown keys and wrong values.
     """
     path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError("no such config file", file=path, mend="Give the path of a TOML config.") from None
-    except tomllib.TOMLDecodeError as e:
-        raise UserError(f"broken TOML: {e}", file=path, mend="Mend the syntax at that place.") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"cannot be read ({e})", file=path, mend="A config is a UTF-8 TOML file.") from None
-    return parse_prune_config(data, file=path, base_dir=path.resolve().parent)
+    return parse_prune_config(read_toml(path), file=path, base_dir=path.resolve().parent)
 
 
 def parse_prune_config(

@@ -1,13 +1,29 @@
-"""A config as TOML text, which `tomllib` reads back to the same values."""
+"""Config files: reading one, and a config as TOML text, which `tomllib` reads back to the same values."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
+from nncift_core.errors import UserError
+
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The plain dict of a TOML file; raises UserError naming the file when it is absent or broken."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError("no such config file", file=path, mend="Give the path of a TOML config.") from None
+    except tomllib.TOMLDecodeError as e:
+        raise UserError(f"broken TOML: {e}", file=path, mend="Mend the syntax at that place.") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"cannot be read ({e})", file=path, mend="A config is a UTF-8 TOML file.") from None
 
 
 def to_toml(config: dict[str, Any]) -> str:
