@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,7 +32,7 @@ def prune(
         _plan(config, workspace, json_)
         return
 
-    def load():  # type: ignore[no-untyped-def]
+    def load() -> Any:
         from flows.prune import prune_data
 
         return prune_data

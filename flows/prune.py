@@ -17,7 +17,7 @@ from flows.upkeep import end_crashed
 from nncift_core.config_prune import PruneConfig, load_prune_config, parse_prune_config
 from nncift_core.errors import UserError
 from nncift_core.hashing import digest
-from nncift_core.pruning.inputs import LabelledInput, check_prune_devices, read_labelled_inputs
+from nncift_core.pipeline.inputs import Input
 from nncift_core.pruning.job import (
     PruneJob,
     forget_problems,
@@ -25,6 +25,7 @@ from nncift_core.pruning.job import (
     prune_run_key,
     prune_series_key,
 )
+from nncift_core.pruning.overview import checked
 from nncift_core.store.datasets import is_stored
 from nncift_core.store.references import DatasetRef
 from nncift_core.store.workspace import DEFAULT, Workspace
@@ -66,15 +67,6 @@ def resolve_prune(config: AnyPruneConfig) -> PruneConfig:
     return load_prune_config(config)
 
 
-def checked_prune(config: PruneConfig, workspace: str | Path) -> list[LabelledInput]:
-    """The labelled rows of a job, read and checked with all else that it needs; nothing is written."""
-    inputs = read_labelled_inputs(config)
-    prune_keys(config)
-    check_prune_devices(config)
-    Workspace.check_usable(workspace)
-    return inputs
-
-
 def prune_data(config: AnyPruneConfig, workspace: str | Path = DEFAULT, command: str = "") -> PruneResult:
     """Score and prune labelled data: the Python call behind `nncift prune`.
 
@@ -82,7 +74,7 @@ def prune_data(config: AnyPruneConfig, workspace: str | Path = DEFAULT, command:
     RunError when the run fails; finished trainings are kept, and the same call goes on from them.
     """
     resolved = resolve_prune(config)
-    inputs = checked_prune(resolved, workspace)
+    inputs = checked(resolved, workspace)
     rows, classes = len(inputs[0].examples), len({e.label for e in inputs[0].examples})
     with connected(say) as ui_url:
         ws = Workspace.create(workspace)
@@ -113,7 +105,7 @@ def _run_name() -> str:
 def prune(config: dict[str, Any], workspace: str, base_dir: str = "", command: str = "") -> dict[str, Any]:
     """Score and prune the labelled data of `config` in `workspace`; trainings that are kept are reused."""
     resolved = parse_prune_config(config, base_dir=base_dir or None)
-    inputs = checked_prune(resolved, workspace)
+    inputs = checked(resolved, workspace)
     with at_work(workspace):
         forget_problems()
         stored = _ingest(resolved, inputs, workspace)
@@ -124,7 +116,7 @@ def prune(config: dict[str, Any], workspace: str, base_dir: str = "", command: s
             return PruneStages(stored.job, current, command).run()
 
 
-def _ingest(config: PruneConfig, inputs: list[LabelledInput], workspace: str) -> Ingested:
+def _ingest(config: PruneConfig, inputs: list[Input], workspace: str) -> Ingested:
     job = PruneJob(
         workspace=str(Workspace.create(workspace).root),
         config_json=config.model_dump_json(),

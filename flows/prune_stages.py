@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.stages import Stages
 from nncift_core.execution.pool import close_pools
@@ -18,24 +18,20 @@ from nncift_core.pruning.outcome import (
     Scored,
     detection_rows,
     evaluation_rows,
-    given,
-    overlap_facts,
     plan_point,
     point_rows,
     score_all,
     scores_table,
     suspect_rows,
-    training_facts,
 )
-from nncift_core.pruning.problem import LabelSet, PruneProblem
+from nncift_core.pruning.problem import GIVEN, LabelSet, PruneProblem
 from nncift_core.pruning.recommend import Recommendation, recommend
+from nncift_core.pruning.result import named_suspects, result_record, run_facts, write_suspects
 from nncift_core.pruning.studies import difficulties, kept_rows, points
 from nncift_core.pruning.subset import chosen_point, kept_of, selection_rows, write_kept
 from nncift_core.pruning.summary import long_rows, summarise
-from nncift_core.pruning.suspects import suspects_csv
 from nncift_core.pruning.tails import tail_overlap
 from nncift_core.store.classifiers import write_subsets
-from nncift_core.store.files import publish, sum_counts, void
 from nncift_core.store.runs import Attempt, publish_table
 from tasks import prune as tasks
 from tasks import shards
@@ -59,7 +55,7 @@ class PruneStages(Stages):
         scored = score_all(self.problem)
         planned, subsets = self._subsets(scored)
         close_pools()
-        learned = self._learn(given(scored))
+        learned = self._learn(scored[GIVEN])
         return self._publish(scored, point_rows(self.problem, planned), learned, subsets)
 
     def _embed(self) -> None:
@@ -109,29 +105,32 @@ class PruneStages(Stages):
         summary, detection = summarise(measured), detection_rows(self.problem, scored)
         claims = findings(summary, detection, measured)
         advice = recommend(summary, len(self.problem.labels))
-        suspects, differing = suspect_rows(self.problem, given(scored))
-        hard = difficulties(given(scored).scores, self.config.training.mode)
+        suspects, differing = suspect_rows(self.problem, scored[GIVEN])
+        hard = difficulties(scored[GIVEN].scores, self.config.training.mode)
         views: dict[str, list[dict[str, Any]]] = {
             "pruning": long_rows(measured),
             "pruning_summary": summary,
             "noise_detection": detection,
             "findings": claims,
-            "suspects": self._named(suspects),
+            "suspects": named_suspects(self.problem, suspects),
             "tail_overlap": tail_overlap(hard, TAIL_SHARE),
             "evaluation": evaluation_rows(self.problem, measured),
             "estimator_quality": quality_rows(self.problem, learned),
         }
-        facts = self._facts(measured, advice)
+        facts = {**run_facts(self.problem, measured, advice), "command": self.command}
         facts |= self._subset(scored, advice, views, subsets)
-        facts |= {"suspects_csv": self._suspects_csv(suspects, subsets), "suspects": differing,
-                  "suspects_left_out": differing - len(suspects)}  # fmt: skip
+        facts |= {
+            "suspects_csv": write_suspects(self.problem, self.run_id, suspects, subsets),
+            "suspects": differing,
+            "suspects_left_out": differing - len(suspects),
+        }
         tables = self._tables(views, subsets)
         key = digest(["scores", self.run_id, self.attempt.number])
-        table = scores_table(self.problem, self.run_id, given(scored), learned)
+        table = scores_table(self.problem, self.run_id, scored[GIVEN], learned)
         tables["scores"] = publish_table(
             self.ws, self.run_id, "scores", key, table, producer="prune", parents=(subsets,)
         )
-        self.attempt.publish_result(self._record(tables, facts))
+        self.attempt.publish_result(result_record(self.problem, self.run_id, tables, facts))
         report = self.report()
         self._artifacts(facts, summary, report)
         return {
@@ -139,14 +138,6 @@ class PruneStages(Stages):
             "report": str(self.ws.root / report), "facts": facts, "summary": summary, "findings": claims,
             "detection": detection, "costs": self.attempt.costs(),
         }  # fmt: skip
-
-    def _named(self, suspects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        ids, classes = self.problem.train.example_ids, self.problem.classes
-        return [
-            {**s, "train_id": int(ids[s["index"]]), "given": _class(classes, s["given"]),
-             "predicted": _class(classes, s["predicted"])}
-            for s in suspects
-        ]  # fmt: skip
 
     def _tables(self, views: dict[str, list[dict[str, Any]]], subsets: str) -> dict[str, str]:
         """Publish the rows of every view that has some."""
@@ -158,23 +149,6 @@ class PruneStages(Stages):
                 key = digest([view, self.run_id, self.attempt.number])
                 found[view] = self.publish_rows(view, key, filled, producer="prune", parents=parents)
         return found
-
-    def _facts(self, measured: list[dict[str, Any]], advice: Recommendation) -> dict[str, Any]:
-        whole = [p["accuracy"] for p in measured if p["score"] == "all" and not p["noise"]]
-        t, problem = self.config.training, self.problem
-        refs = problem.refs
-        embedded = problem.vectors.files(problem.train.content_ids) if plan_texts(problem)[1] else ()
-        return {
-            "recommendation": advice.text, "recommendation_verdict": advice.verdict,
-            "rows": len(problem.labels), "test_rows": problem.dataset("test").ref.rows,
-            "classes": len(problem.classes), "accuracy_all": sum(whole) / len(whole) if whole else None,
-            "mode": t.mode, "head": t.head, "encoder": self.config.encoder.model,
-            "studies": ", ".join(self.config.study.studies), "points": len(measured),
-            "rows_kept_for_floor": sum(p["floored"] for p in measured),
-            "duplicates": sum(r.duplicates for r in refs), "dropped_rows": sum(len(r.dropped) for r in refs),
-            "command": self.command, **sum_counts(self.ws.root, embedded), **training_facts(problem),
-            **overlap_facts(problem),
-        }  # fmt: skip
 
     def _subset(
         self,
@@ -188,61 +162,20 @@ class PruneStages(Stages):
         if point is None:
             return {"subset_rows": 0}
         kept = kept_of(self.problem, point, scored)
-        views["selection"] = selection_rows(self.problem, point, kept, given(scored))
+        views["selection"] = selection_rows(self.problem, point, kept, scored[GIVEN])
         key = digest(["kept", self.run_id, self.problem.train.example_ids[kept.index].tolist()])
         path = write_kept(self.problem, self.run_id, kept, key, (parent,))
         return {"subset": path, "subset_rows": len(kept.index), "subset_by": "config" if self.config.subset
                 else "recommendation"}  # fmt: skip
 
-    def _suspects_csv(self, suspects: list[dict[str, Any]], parent: str) -> str:
-        train, texts = self.problem.train, self.problem.texts("train")
-        own = train.rows["source_id"].to_pylist()
-        # As messages count them: from 1.
-        numbers = [n + 1 for n in train.rows["row_number"].to_pylist()]
-        ids = [o if o is not None else str(e) for o, e in zip(own, train.example_ids.tolist(), strict=True)]
-        text = suspects_csv(
-            suspects, ids=ids, texts=texts.texts, text_pairs=texts.pairs, classes=self.problem.classes,
-            source_rows=numbers,
-        )  # fmt: skip
-        path = self.ws.suspects_file(self.run_id)
-        publish(
-            self.ws.root, path, lambda part: void(part.write_text(text, encoding="utf-8")),
-            kind="suspects-csv", key=digest([self.run_id, text]), rows=len(suspects), producer="prune",
-            parents=(parent,),
-        )  # fmt: skip
-        return self.ws.relative(path)
-
-    def _record(self, tables: dict[str, str], facts: dict[str, Any]) -> dict[str, Any]:
-        """What views answer from: no matrix of influence."""
-        nothing: dict[str, Any] = {
-            "exact": [],
-            "estimates": [],
-            "members": None,
-            "estimator": None,
-            "keys": {},
-        }
-        matrix: dict[str, Any] = {"function": "prune", **nothing}
-        datasets = [
-            {**ref.model_dump(mode="json"),
-             "blocks": [self.ws.relative(b) for b in self.problem.dataset(ref.role).blocks]}  # type: ignore[arg-type]
-            for ref in self.problem.refs
-        ]  # fmt: skip
-        return {"run_id": self.run_id, "kind": "prune", "function": "prune", "datasets": datasets,
-                "matrix": matrix, "tables": tables, "facts": facts}  # fmt: skip
-
     def _artifacts(self, facts: dict[str, Any], summary: list[dict[str, Any]], report: str) -> None:
         told = facts["recommendation"].replace("`", "'")
-        text = f"**{facts['recommendation_verdict']}**\n\n```\n{told}\n```"
+        text = f"**{facts['recommendation_verdict']}**\n\n```\n{told}\n```\n\nReport: {report}"
         create_markdown_artifact(text, key=f"recommendation-{self.run_id}", description="What to keep")
         names = ("study", "noise", "score", "variant", "sampling", "pruned_end", "pruned", "accuracy",
                  "change", "gain", "verdict")  # fmt: skip
         shown = [
             {k: round(v, 4) if isinstance(v := row[k], float) else v for k in names} for row in summary[:400]
         ]
-        create_table_artifact(shown, key=f"pruning-{self.run_id}", description="Means over seeds")
-        link = (self.ws.root / report).as_uri()
-        create_link_artifact(link, link_text="report", key=f"report-{self.run_id}")
-
-
-def _class(classes: tuple[str, ...], value: Any) -> str:
-    return value if isinstance(value, str) else classes[int(value)]
+        more = f", the first {len(shown)} of {len(summary)} subsets" if len(summary) > len(shown) else ""
+        create_table_artifact(shown, key=f"pruning-{self.run_id}", description=f"Means over seeds{more}")

@@ -7,12 +7,13 @@ from functools import lru_cache
 from typing import Any
 
 from nncift_core.config_prune import LabelledRows
-from nncift_core.pruning.inputs import Role, read_labelled_input
+from nncift_core.pipeline.inputs import LabelledRole, store_input
+from nncift_core.pruning.inputs import read_labelled_input
 from nncift_core.pruning.job import PruneJob
 from nncift_core.pruning.learning import LearnShard, learn
-from nncift_core.pruning.outcome import given, score_all
+from nncift_core.pruning.outcome import score_under
+from nncift_core.pruning.problem import GIVEN
 from nncift_core.scores.compute import Scores
-from nncift_core.store.datasets import store_dataset
 from tasks.caching import stage_task
 from tasks.current import current
 from tasks.shards import shard_task
@@ -22,25 +23,17 @@ _BLOCK_ROWS = 4096
 
 
 @stage_task("ingest-labelled", "ingest {role} {name}")
-def ingest_labelled(key: str, job: PruneJob, role: Role, name: str, rows: dict[str, Any]) -> dict[str, Any]:
+def ingest_labelled(
+    key: str, job: PruneJob, role: LabelledRole, name: str, rows: dict[str, Any]
+) -> dict[str, Any]:
     """Read, validate and store one set of labelled rows; returns its reference."""
     found = read_labelled_input(role, LabelledRows.model_validate(rows), job.base_dir)
-    ref = store_dataset(
-        job.ws,
-        found.examples,
-        dataset=found.name,
-        role=role,
-        block_rows=_BLOCK_ROWS,
-        fingerprint=found.fingerprint,
-    )
-    report = found.report
-    extra = {"duplicates": report.duplicates, "dropped": report.dropped, "note": report.note}
-    return ref.model_copy(update=extra).model_dump(mode="json")
+    return store_input(job.ws, found, _BLOCK_ROWS).model_dump(mode="json")
 
 
 @lru_cache(maxsize=1)
 def _scores(job: PruneJob) -> Scores:
-    return given(score_all(job.problem())).scores
+    return score_under(job.problem(), GIVEN).scores
 
 
 def forget_scores() -> None:

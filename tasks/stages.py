@@ -16,10 +16,9 @@ from nncift_core.pipeline.assess import assess_estimator
 from nncift_core.pipeline.choose import choose, scores_table, selection_table, write_subset
 from nncift_core.pipeline.estimate import find_estimator, train
 from nncift_core.pipeline.exact import plan_exact
-from nncift_core.pipeline.inputs import Role, read_input
+from nncift_core.pipeline.inputs import Role, read_input, store_input
 from nncift_core.pipeline.overview import best_table, histogram_table
 from nncift_core.pipeline.result import members_table
-from nncift_core.store.datasets import store_dataset
 from nncift_core.store.files import locked
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.runs import publish_table
@@ -31,17 +30,8 @@ from tasks.current import current
 def ingest(key: str, job: Job, role: Role, name: str, dataset: dict[str, Any]) -> dict[str, Any]:
     """Read, validate and store one data set; returns its reference."""
     found = read_input(role, DatasetConfig.model_validate(dataset), job.base_dir)
-    ref = store_dataset(
-        job.ws,
-        found.examples,
-        dataset=found.name,
-        role=role,
-        block_rows=job.config.shards.columns if role == "target" else job.config.shards.rows,
-        fingerprint=found.fingerprint,
-    )
-    report = found.report
-    extra = {"duplicates": report.duplicates, "dropped": report.dropped, "note": report.note}
-    return ref.model_copy(update=extra).model_dump(mode="json")
+    size = job.config.shards.columns if role == "target" else job.config.shards.rows
+    return store_input(job.ws, found, size).model_dump(mode="json")
 
 
 @stage_task("train-influence-network", "train-influence-network")

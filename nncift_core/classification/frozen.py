@@ -19,7 +19,7 @@ from nncift_core.classification.contract import (
     Prediction,
     Run,
 )
-from nncift_core.classification.heads import head_from, layers_of, linears, make_head
+from nncift_core.classification.heads import layers_of, linears, make_head
 from nncift_core.classification.schedule import (
     batches,
     checkpoint_steps,
@@ -136,10 +136,3 @@ class _Training:
         self.head.train()
         found: Float32 = torch.cat(parts).float().cpu().numpy()
         return found
-
-
-def head_logits(layers: tuple[tuple[Float32, Float32], ...], x: Float32) -> Float32:
-    """Logits [n, K] of a kept head on embeddings [n, d]."""
-    with torch.no_grad():
-        found: Float32 = head_from(layers)(torch.from_numpy(x)).numpy()
-    return found

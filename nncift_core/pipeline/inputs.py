@@ -6,24 +6,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nncift_core.config import Config, DatasetConfig
+from nncift_core.config_prune import LabelledRows
 from nncift_core.datasets import dataset_name, read_dataset, source_fingerprint
 from nncift_core.devices import check_device, pick, resolve_devices
 from nncift_core.errors import UserError
 from nncift_core.functions import CATALOGUE
 from nncift_core.language_models import check_language_model, is_local
 from nncift_core.records import Example, ReadReport
+from nncift_core.store.datasets import store_dataset
+from nncift_core.store.references import DatasetRef
+from nncift_core.store.workspace import Workspace
 
 _PATH_SIGNS = "/\\.*:"
 Role = Literal["pool", "target", "existing", "test"]
+LabelledRole = Literal["train", "test", "new"]
 
 
 @dataclass(frozen=True)
 class Input:
     """One data set of the job in its role, with its rows and the identity of its source."""
 
-    role: Role
+    role: Role | LabelledRole
     name: str
-    config: DatasetConfig
+    config: DatasetConfig | LabelledRows
     fingerprint: str
     examples: tuple[Example, ...]
     report: ReadReport
@@ -81,6 +86,22 @@ def read_input(role: Role, dataset: DatasetConfig, base_dir: str) -> Input:
         _CACHE[fingerprint] = (tuple(examples), report)
     examples_, report_ = _CACHE[fingerprint]
     return Input(role, dataset_name(dataset), dataset, fingerprint, examples_, report_)
+
+
+def store_input(ws: Workspace, found: Input, block_rows: int) -> DatasetRef:
+    """Store the rows of one data set in blocks of at most `block_rows`; its reference says what reading
+    found."""
+    ref = store_dataset(
+        ws,
+        found.examples,
+        dataset=found.name,
+        role=found.role,
+        block_rows=block_rows,
+        fingerprint=found.fingerprint,
+    )
+    report = found.report
+    extra = {"duplicates": report.duplicates, "dropped": report.dropped, "note": report.note}
+    return ref.model_copy(update=extra)
 
 
 def read_inputs(config: Config) -> list[Input]:

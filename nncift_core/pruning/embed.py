@@ -9,7 +9,7 @@ import numpy as np
 
 from nncift_core.encoders import Encoder, prefix_of
 from nncift_core.pipeline.embed import PIECE
-from nncift_core.pruning.inputs import Role
+from nncift_core.pipeline.inputs import LabelledRole
 from nncift_core.pruning.problem import EMPTY, Int64, PruneProblem
 
 _BLOCK = 4096
@@ -66,7 +66,7 @@ def embed_texts(
 def _embed_piece(
     problem: PruneProblem,
     encoder: Encoder,
-    role: Role | str,
+    role: LabelledRole | str,
     ids: Int64,
     progress: Callable[[int], None] | None,
 ) -> None:

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Literal
 
 from nncift_core.config_prune import LabelledRows, PruneConfig
 from nncift_core.datasets.identity import dataset_name, source_fingerprint
 from nncift_core.datasets.labelled import read_labelled
 from nncift_core.devices import check_device, resolve_devices
 from nncift_core.errors import UserError
+from nncift_core.pipeline.inputs import Input, LabelledRole
 from nncift_core.pruning.fit_for import check_settings
-from nncift_core.records import Example, ReadReport
 
-Role = Literal["train", "test", "new"]
 _PATH_SIGNS = "/\\.*:"
 
 
-@dataclass(frozen=True)
-class LabelledInput:
-    """One set of labelled rows in its role, and the identity of its source."""
-
-    role: Role
-    name: str
-    config: LabelledRows
-    fingerprint: str
-    examples: tuple[Example, ...]
-    report: ReadReport
-
-
-def sources(config: PruneConfig) -> list[tuple[Role, LabelledRows]]:
+def sources(config: PruneConfig) -> list[tuple[LabelledRole, LabelledRows]]:
     """The sets that a config names: rows to prune, rows to evaluate on, new rows.
 
     `data.test` and `data.new` with a path's signs are sources, else splits of `data.source`.
@@ -38,8 +23,10 @@ def sources(config: PruneConfig) -> list[tuple[Role, LabelledRows]]:
     data = config.data
     shared = {"columns": data.columns, "on_bad_rows": data.on_bad_rows}
     train = {"source": data.source, "name": data.name, "split": data.split, "limit": data.limit}
-    found: list[tuple[Role, LabelledRows]] = [("train", LabelledRows.model_validate({**train, **shared}))]
-    given: list[tuple[Role, str, int | None]] = [("test", data.test, data.limit_test)]
+    found: list[tuple[LabelledRole, LabelledRows]] = [
+        ("train", LabelledRows.model_validate({**train, **shared}))
+    ]
+    given: list[tuple[LabelledRole, str, int | None]] = [("test", data.test, data.limit_test)]
     given += [("new", data.new, None)] if data.new is not None else []
     for role, named, limit in given:
         if any(sign in named for sign in _PATH_SIGNS):
@@ -56,14 +43,14 @@ def sources(config: PruneConfig) -> list[tuple[Role, LabelledRows]]:
     return found
 
 
-def read_labelled_input(role: Role, rows: LabelledRows, base_dir: str) -> LabelledInput:
+def read_labelled_input(role: LabelledRole, rows: LabelledRows, base_dir: str) -> Input:
     """Read one set; raises UserError as `read_labelled`."""
     examples, report = read_labelled(rows, base_dir)
     fingerprint = source_fingerprint(rows, base_dir)
-    return LabelledInput(role, dataset_name(rows), rows, fingerprint, tuple(examples), report)
+    return Input(role, dataset_name(rows), rows, fingerprint, tuple(examples), report)
 
 
-def read_labelled_inputs(config: PruneConfig) -> list[LabelledInput]:
+def read_labelled_inputs(config: PruneConfig) -> list[Input]:
     """Every set of the job, checked against one another.
 
     Raises UserError for wrong rows, fewer than two classes, a class with a single row, labels of other rows
@@ -95,7 +82,7 @@ def read_labelled_inputs(config: PruneConfig) -> list[LabelledInput]:
     return inputs
 
 
-def _check_labels(other: LabelledInput, counts: Counter[str], limit: int | None) -> None:
+def _check_labels(other: Input, counts: Counter[str], limit: int | None) -> None:
     unknown = Counter(str(e.label) for e in other.examples if str(e.label) not in counts)
     if not unknown:
         return
@@ -112,7 +99,7 @@ def _check_labels(other: LabelledInput, counts: Counter[str], limit: int | None)
     )
 
 
-def _check_shape(train: LabelledInput, other: LabelledInput) -> None:
+def _check_shape(train: Input, other: Input) -> None:
     pairs = [any(e.response for e in i.examples) for i in (train, other)]
     if pairs[0] != pairs[1]:
         which = "pairs of texts" if pairs[0] else "single texts"
@@ -123,7 +110,7 @@ def _check_shape(train: LabelledInput, other: LabelledInput) -> None:
         )
 
 
-def _check_held_out(train: LabelledInput, test: LabelledInput) -> None:
+def _check_held_out(train: Input, test: Input) -> None:
     known = {(e.prompt, e.response) for e in train.examples}
     if all((e.prompt, e.response) in known for e in test.examples):
         raise UserError(

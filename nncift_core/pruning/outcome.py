@@ -13,9 +13,9 @@ from nncift_core.classification.contract import Dynamics, Float64, Int64
 from nncift_core.pruning.cells import score_cells
 from nncift_core.pruning.learning import LearnShard, kept_learned
 from nncift_core.pruning.noise import detection
-from nncift_core.pruning.problem import GIVEN, LabelSet, PruneProblem
+from nncift_core.pruning.problem import LabelSet, PruneProblem
 from nncift_core.pruning.sampling import Kept as KeptRows
-from nncift_core.pruning.studies import Point, difficulties, planted
+from nncift_core.pruning.studies import Point, difficulties, label_sets, planted
 from nncift_core.pruning.suspects import rank_suspects
 from nncift_core.pruning.trainings import PointCell, kept_point, kept_score, point_key
 from nncift_core.scores.catalogue import CATALOGUE, shown_name
@@ -36,13 +36,12 @@ class Scored:
 
 def score_all(problem: PruneProblem) -> dict[LabelSet, Scored]:
     """Scores under every label set of the job; its trainings must be kept."""
-    by_labels: dict[LabelSet, list[Any]] = {}
-    for cell in score_cells(problem):
-        by_labels.setdefault(cell.labels, []).append(cell)
-    return {labels: _scored(problem, labels, cells) for labels, cells in by_labels.items()}
+    return {labels: score_under(problem, labels) for labels in label_sets(problem.config)}
 
 
-def _scored(problem: PruneProblem, labels: LabelSet, cells: Sequence[Any]) -> Scored:
+def score_under(problem: PruneProblem, labels: LabelSet) -> Scored:
+    """Scores under one label set; its trainings must be kept."""
+    cells = [cell for cell in score_cells(problem) if cell.labels == labels]
     y = problem.labels_of(labels)
     kept = [kept_score(problem, cell) for cell in cells]
     runs = [k.read_dynamics(len(y)) for k in kept]
@@ -203,8 +202,3 @@ def evaluation_rows(problem: PruneProblem, points: Sequence[Mapping[str, Any]]) 
                          "lower": None, "upper": None, "seed": p["seed"], "fraction": 1 - p["pruned"],
                          "n_train": p["n_train"], "n_tokens": None, "n_rows": p["n_test"]})  # fmt: skip
     return rows
-
-
-def given(scored: Mapping[LabelSet, Scored]) -> Scored:
-    """The scores under the labels as given."""
-    return scored[GIVEN]

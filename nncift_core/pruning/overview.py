@@ -6,21 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from nncift_core.config_prune import PruneConfig
+from nncift_core.pipeline.inputs import Input
 from nncift_core.pruning.inputs import check_prune_devices, read_labelled_inputs
 from nncift_core.pruning.job import prune_keys
 from nncift_core.pruning.studies import label_sets, points, run_seeds
 from nncift_core.store.workspace import Workspace
 
 
-def overview(config: PruneConfig, workspace: str | Path) -> dict[str, Any]:
-    """Counts of a job, at most: trainings that are kept already, or shared by points, are not taken off.
+def checked(config: PruneConfig, workspace: str | Path) -> list[Input]:
+    """The labelled rows of a job, read and checked with all else that it needs; nothing is written.
 
-    Raises UserError as a run would.
+    Raises UserError for rows, models, devices and a workspace that no run could use.
     """
     inputs = read_labelled_inputs(config)
     prune_keys(config)
     check_prune_devices(config)
     Workspace.check_usable(workspace)
+    return inputs
+
+
+def overview(config: PruneConfig, workspace: str | Path) -> dict[str, Any]:
+    """Counts of a job, at most: trainings that are kept already, or shared by points, are not taken off.
+
+    Raises UserError as `checked`.
+    """
+    inputs = checked(config, workspace)
     by_role = {i.role: len(i.examples) for i in inputs}
     labels = label_sets(config)
     return {

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from nncift_core.config_prune import PruneConfig
 from nncift_core.errors import RunError
 from nncift_core.hashing import digest, int63
+from nncift_core.pipeline.inputs import LabelledRole
 from nncift_core.pipeline.problem import Keys
-from nncift_core.pruning.inputs import Role
 from nncift_core.pruning.noise import nearest_classes, plant
 from nncift_core.store.datasets import Dataset
 from nncift_core.store.references import DatasetRef
@@ -71,11 +71,16 @@ class PruneProblem:
     def _datasets(self) -> dict[str, Dataset]:
         return {ref.role: Dataset(self.ws, ref) for ref in self.refs}
 
-    def has(self, role: Role) -> bool:
+    @property
+    def datasets(self) -> list[Dataset]:
+        """The stored rows of every role."""
+        return list(self._datasets.values())
+
+    def has(self, role: LabelledRole) -> bool:
         """Whether the job has rows in this role."""
         return any(ref.role == role for ref in self.refs)
 
-    def dataset(self, role: Role) -> Dataset:
+    def dataset(self, role: LabelledRole) -> Dataset:
         """The stored rows of a role."""
         return self._datasets[role]
 
@@ -89,7 +94,7 @@ class PruneProblem:
         """The K labels of the rows to prune, sorted."""
         return tuple(sorted(set(self.train.rows["label"].to_pylist())))
 
-    def given_labels(self, role: Role) -> Int64:
+    def given_labels(self, role: LabelledRole) -> Int64:
         """Class of every row of a role, [n]."""
         number = {name: k for k, name in enumerate(self.classes)}
         return np.array([number[name] for name in self.dataset(role).rows["label"].to_pylist()], np.int64)
@@ -116,12 +121,12 @@ class PruneProblem:
         """The seed of draw `number` for a purpose: no other purpose, number or job's seed has the same."""
         return int63(f"prune\x1f{purpose}\x1f{self.config.seed}\x1f{number}") >> 31
 
-    def groups(self, role: Role) -> list[str | None]:
+    def groups(self, role: LabelledRole) -> list[str | None]:
         """The user's group of every row, None where there is none."""
         found: list[str | None] = self.dataset(role).rows["task"].to_pylist()
         return found
 
-    def texts(self, role: Role) -> Texts:
+    def texts(self, role: LabelledRole) -> Texts:
         """Texts of every row of a role, in file order."""
         dataset = self.dataset(role)
         found = dataset.texts(dataset.content_ids)
@@ -133,16 +138,16 @@ class PruneProblem:
         found = self.train.texts(self.train.content_ids[:1])
         return bool(found.responses[0])
 
-    def contents(self) -> list[tuple[Role, Int64]]:
+    def contents(self) -> list[tuple[LabelledRole, Int64]]:
         """Distinct contents of every role; those that are embedded."""
-        roles: tuple[Role, ...] = ("train", "test", "new")
+        roles: tuple[LabelledRole, ...] = ("train", "test", "new")
         return [(role, self.dataset(role).contents) for role in roles if self.has(role)]
 
-    def raw_features(self, role: Role) -> Float32:
+    def raw_features(self, role: LabelledRole) -> Float32:
         """What was stored of every row: the embedding [n, d], or of a pair both in a row, [n, 2 d]."""
         return self.vectors.load(self.dataset(role).content_ids)
 
-    def features(self, role: Role) -> Float32:
+    def features(self, role: LabelledRole) -> Float32:
         """What a head on the frozen encoder reads, [n, D], made once: see `widened`."""
         if role not in self._features:
             self._features[role] = widened(self.raw_features(role), paired=self.paired)

@@ -49,19 +49,9 @@ def rank_suspects(
     score whose edge falls among tied rows counting for each with the part of them that has room.
 
     Order: rows whose predicted class is not the given one, then the others; inside, the least probable
-    given class first; then consensus; then index. That order was measured, not assumed: clinc150, 3,000 rows,
-    head on cached embeddings, 10 epochs, three runs, labels planted wrong, three draws. Average precision at
-    finding the planted ones, with scores EL2N at epoch 2, AUM and confidence:
-
-        classes  planted           by consensus  differing, consensus  probability  differing, probability
-        151      20 % uniform              0.89                  0.94         0.99                    0.99
-        151      20 % confusable           0.34                  0.47         0.57                    0.59
-        151       5 % confusable           0.19                  0.34         0.47                    0.49
-        30       20 % confusable           0.74                  0.89         0.95                    0.95
-        151      20 % uniform, 30 epochs   0.92                  0.97         0.98                    0.98
-
-    The consensus loses by its weakest member: with 20 rows a class, EL2N at epoch 2 alone has 0.50 under
-    uniform noise, AUM alone 0.99. It stays beside each row as a second opinion.
+    given class first; then consensus; then index. Not by consensus first, which loses by its weakest member:
+    beside probability alone (`confidence` in `benchmarks/prune.py DATA noise`) some scores hardly find wrong
+    labels. It stays beside each row as a second opinion.
 
     Raises ValueError for no scores, lengths that differ, values that are no numbers, or a negative limit.
     """

@@ -12,7 +12,6 @@ import numpy as np
 from nncift_core.classification.contract import Dynamics, Float64, Int64
 from nncift_core.config_prune import ScoresConfig
 from nncift_core.errors import UserError
-from nncift_core.estimator.metrics import average_ranks
 from nncift_core.scores.aum import aum
 from nncift_core.scores.cartography import confidence, variability
 from nncift_core.scores.catalogue import CATALOGUE
@@ -60,17 +59,6 @@ def scores_of(
 def difficulty(name: str, values: Float64) -> Float64:
     """values [N] of the score `name`, turned round where need be: larger is harder."""
     return values if CATALOGUE[name].hard == "high" else -values
-
-
-def percentiles(difficulties: Float64) -> Float64:
-    """Ranks of difficulties [N], scaled to 0 (easiest) .. 1 (hardest); ties share their mean rank.
-
-    0.5 for a single row, as where all are ties.
-    """
-    if len(difficulties) < 2:
-        return np.full(len(difficulties), 0.5)
-    scaled: Float64 = (average_ranks(difficulties) - 1) / (len(difficulties) - 1)
-    return scaled
 
 
 def _by_dynamics(

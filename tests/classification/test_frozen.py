@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nncift_core.classification.contract import Run, observed
-from nncift_core.classification.frozen import head_logits, train_head
-from nncift_core.classification.heads import make_head
+from nncift_core.classification.frozen import train_head
+from nncift_core.classification.heads import head_from, make_head
 from nncift_core.classification.schedule import batches, checkpoint_steps, logging_points, rate_factor
 from nncift_core.config_prune import TrainingConfig
 
@@ -89,7 +89,7 @@ def test_dynamics_are_of_the_logits_at_the_logging_points():
     assert run.dynamics.epochs.tolist() == [s / 4 for s in points]
     for t, step in enumerate(points):
         layers = next(c.layers for c in run.checkpoints if c.step == step)
-        expected = observed(head_logits(layers, x), labels)
+        expected = observed(head_from(layers)(torch.from_numpy(x)).detach().numpy(), labels)
         assert np.abs(run.dynamics.margin[t] - expected["margin"]).max() < 1e-5
         assert np.array_equal(run.dynamics.predicted[t], expected["predicted"])
 

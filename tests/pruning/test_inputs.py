@@ -11,8 +11,9 @@ from conftest import write_jsonl
 
 from nncift_core.config_prune import PruneConfig, load_prune_config, parse_prune_config
 from nncift_core.errors import UserError
+from nncift_core.pipeline.inputs import Input
 from nncift_core.pruning.fit_for import check_settings
-from nncift_core.pruning.inputs import LabelledInput, read_labelled_inputs, sources
+from nncift_core.pruning.inputs import read_labelled_inputs, sources
 
 Row = dict[str, Any]
 
@@ -36,7 +37,7 @@ def write(folder: Path, train: list[Row] | None = None, test: list[Row] | None =
     write_jsonl(folder / "test.jsonl", others(4) if test is None else test)
 
 
-def read(folder: Path, **sections: Any) -> list[LabelledInput]:
+def read(folder: Path, **sections: Any) -> list[Input]:
     return read_labelled_inputs(config(folder, **sections))
 
 

@@ -1,4 +1,4 @@
-"""All scores of a job at once: means over runs, variants, which end is hard, percentiles."""
+"""All scores of a job at once: means over runs, variants, which end is hard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scores.plain_scores import exact_dynamics, oracle
 from nncift_core.config_prune import ScoresConfig
 from nncift_core.errors import UserError
 from nncift_core.scores.catalogue import CATALOGUE
-from nncift_core.scores.compute import difficulty, percentiles, scores_of
+from nncift_core.scores.compute import difficulty, scores_of
 
 KNOWN = oracle()
 LABELS = KNOWN["labels"]
@@ -86,9 +86,3 @@ def test_larger_difficulty_is_harder_whatever_the_score() -> None:
     np.testing.assert_array_equal(difficulty("el2n", hard), hard)
     for name in ("pvi", "aum", "confidence"):
         assert np.corrcoef(difficulty(name, found[name, "mean"]), hard)[0, 1] > 0.3
-
-
-def test_percentiles_run_from_easiest_to_hardest_and_ties_share_theirs() -> None:
-    np.testing.assert_allclose(percentiles(np.array([3.0, -1.0, 7.0, 3.0, 9.0])), [0.375, 0, 0.75, 0.375, 1])
-    np.testing.assert_array_equal(percentiles(np.ones(4)), np.full(4, 0.5))
-    np.testing.assert_array_equal(percentiles(np.ones(1)), [0.5])
