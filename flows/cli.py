@@ -10,7 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_deploy, cli_diff, cli_gc, cli_lineage, cli_prune, cli_refresh
+from flows import (
+    cli_compare,
+    cli_deploy,
+    cli_diff,
+    cli_explain,
+    cli_gc,
+    cli_lineage,
+    cli_merge,
+    cli_plan,
+    cli_prune,
+    cli_refresh,
+)
 from flows.cli_options import ConfigArgument, QuietOption, WorkspaceOption
 from flows.cli_output import JsonOption, fail, print_json
 from flows.cli_running import called, quieten, until_interrupted
@@ -91,36 +102,6 @@ def _valued(config: Any, workspace: Path, quiet: bool) -> Any:
         return value_pool
 
     return called(load, config, workspace, quiet)
-
-
-@app.command()
-def plan(
-    config: ConfigArgument, workspace: WorkspaceOption = Path(DEFAULT), json_: JsonOption = False
-) -> None:
-    """Read and check config and data as `run` would; start nothing, write nothing."""
-    from nncift_core.config import load_config
-    from nncift_core.pipeline.plan import plan as make_plan
-
-    found = make_plan(load_config(config), workspace)
-    if json_:
-        print_json(found)
-        return
-    seconds = found["forecast_seconds"]
-    print(f"pool rows       {found['pool_rows']:>14,}")
-    print(f"target rows     {found['target_rows']:>14,}")
-    print(f"rows dropped    {found['rows_dropped']:>14,}")
-    print(f"duplicates      {found['duplicates']:>14,}")
-    print(f"pairs           {found['pairs']:>14,}")
-    print(f"exact pairs     {found['exact_pairs']:>14,}")
-    if found["features"]:
-        print(f"features        {found['features']:>14,} (rows and target rows, at most)")
-    if found["forward_passes"]:
-        print(f"forward passes  {found['forward_passes']:>14,} (of the language model, at most)")
-    print(f"held-out rows   {found['test_rows']:>14,}")
-    print(f"fine-tunes      {found['fine_tunes']:>14,}")
-    shown = "unknown until this workspace has run such a job" if seconds is None else f"{seconds:,.0f} s"
-    print(f"forecast time   {shown:>14} (if nothing were reused)")
-    print(f"forecast disk   {found['forecast_disk_mb']:>14,} MB")
 
 
 @app.command()
@@ -237,7 +218,18 @@ def doctor(workspace: WorkspaceOption = Path(DEFAULT), json_: JsonOption = False
         sys.exit(1)
 
 
-for _more in (cli_prune, cli_refresh, cli_diff, cli_lineage, cli_gc, cli_deploy):
+for _more in (
+    cli_plan,
+    cli_compare,
+    cli_prune,
+    cli_refresh,
+    cli_explain,
+    cli_diff,
+    cli_lineage,
+    cli_merge,
+    cli_gc,
+    cli_deploy,
+):
     _more.register(app)
 
 

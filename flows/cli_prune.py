@@ -54,6 +54,9 @@ def _plan(config: Path, workspace: Path, json_: bool) -> None:
     if json_:
         print_json(found)
         return
+    note = found.pop("labels_note")
     for name, value in found.items():
         print(f"{name.replace('_', ' '):<22}{value:>14,}" if isinstance(value, int) else
               f"{name.replace('_', ' '):<22}{value:>14}")  # fmt: skip
+    if note:
+        print(f"note: {note}")

@@ -95,8 +95,8 @@ def _schedule(raw: dict[str, Any]) -> Schedule:
 def with_config(definitions: list[Definition], path: str | Path) -> list[Definition]:
     """`definitions` with the user's job in the place of the built-in data.
 
-    `valuation` stops after the selection; `compare` needs [finetune] in the config, else it is left out; the
-    config of a prune job ([data] in the place of [pool]) makes `prune` alone.
+    `valuation` stops after the selection; `compare` and `methods` need [finetune] in the config, or they are
+    left out; the config of a prune job ([data] in the place of [pool]) makes `prune` alone.
     Data files named from the current directory are named in full, for a worker runs elsewhere.
     Raises UserError for what is wrong in the config, as `nncift run` does; data files are not read.
     """
@@ -112,6 +112,8 @@ def with_config(definitions: list[Definition], path: str | Path) -> list[Definit
     jobs = {"valuation": alone, "refresh": config if config["finetune"] else alone}
     if config["finetune"]:
         jobs["compare"] = config
+        if config["target"]["test"]:
+            jobs["methods"] = config
     return [
         replace(d, parameters={**d.parameters, "config": _without_none(jobs[d.name]), "base_dir": base_dir})
         for d in definitions

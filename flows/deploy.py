@@ -40,6 +40,10 @@ from nncift_core.errors import UserError
 BLOCK = "nncift-failures"
 
 
+# Deployments that a config without [finetune] leaves out.
+_TRAINING = ("valuation/compare", "compare/methods")
+
+
 @dataclass(frozen=True)
 class Deployed:
     """One deployment that stands on the server now.
@@ -73,10 +77,14 @@ def apply(
 
 
 def _delete_others(client: SyncPrefectClient, definitions: list[Definition]) -> None:
-    """Delete a deployment of an earlier config that this one leaves out (compare, without [finetune])."""
-    if all(d.name != "compare" for d in definitions) and any(d.name == "valuation" for d in definitions):
-        with contextlib.suppress(ObjectNotFound):
-            client.delete_deployment(client.read_deployment_by_name("valuation/compare").id)
+    """Delete deployments of an earlier config that this one leaves out: those that train, for one."""
+    names = {d.name for d in definitions}
+    if "valuation" not in names:
+        return
+    for full_name in _TRAINING:
+        if full_name.partition("/")[2] not in names:
+            with contextlib.suppress(ObjectNotFound):
+                client.delete_deployment(client.read_deployment_by_name(full_name).id)
 
 
 def _flow(entrypoint: str) -> Flow[..., Any]:

@@ -102,7 +102,28 @@ def show_diff(found: RunDiff, texts: Mapping[int, str], limit: int) -> None:
     )
     heading(console, "Subset")
     console.print(Text(overlap), soft_wrap=True)
+    _objective(console, told["objective"])
     show_changes(console, found.changes, texts=texts, limit=limit)
+
+
+def _objective(console: Console, objective: dict[str, Any]) -> None:
+    """Both subsets under each run: what the change did to what the rules maximise."""
+    heading(console, "Objective of both subsets under each run")
+    names = ("judged by", "rule", "subset before", "subset after", "change", "relative")
+    table = terminal.columns(names, left=("judged by", "rule"))
+    for row in objective["under"]:
+        relative = "-" if row["relative"] is None else f"{row['relative']:+.2%}"
+        change = "-" if row["change"] is None else f"{row['change']:+.4g}"
+        table.add_row(
+            row["run"], row["rule"], *(_value(row[k]) for k in ("before", "after")), change, relative
+        )
+    console.print(table)
+    for note in objective["notes"]:
+        console.print(Text(f"note: {one_line(note, 300)}"), soft_wrap=True)
+
+
+def _value(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
 
 
 def _settings(console: Console, config: list[dict[str, Any]]) -> None:

@@ -25,7 +25,7 @@ def show_prune(result: PruneResult) -> None:
                      f"accuracy {number(f['accuracy_all'])} on {f['test_rows']:,} rows")  # fmt: skip
     told = str(f["recommendation"])
     console.print(Text(f"{told[:1].upper()}{told[1:]}."), soft_wrap=True)
-    for note in notes_of(f):
+    for note in [*notes_of(f), *filter(None, [f.get("labels_note")])]:
         console.print(Text(f"note: {note}"), soft_wrap=True)
     for study, noise, rate in dict.fromkeys(
         (r["study"], r["noise"], r["noise_rate"]) for r in result.summary

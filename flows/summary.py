@@ -10,6 +10,7 @@ from rich.text import Text
 
 from flows import terminal
 from flows.terminal import CELL, command, heading, near, number
+from nncift_core.evaluation import METRICS
 from nncift_core.report.notes import notes_of
 from nncift_core.store.query import rows
 from nncift_core.store.workspace import Workspace
@@ -38,7 +39,7 @@ def show(result: ValuationResult) -> None:
         console.print(Text(_comparison_verdicts(result)), soft_wrap=True)
     heading(console, "Costs")
     console.print(_costs(result.costs))
-    for line in _notes(result):
+    for line in [*_forecast(result), *_notes(result)]:
         console.print(Text(line), soft_wrap=True)
     places = [
         f"\nreport     {near(result.report)}",
@@ -169,24 +170,27 @@ def _subset(result: ValuationResult) -> Table:
 
 def _comparison_heading(result: ValuationResult) -> str:
     n = result.facts["test_rows"] - result.facts["test_rows_repeated"]
-    return f"Fine-tuned, and asked {n:,} held-out rows (means over seeds)"
+    return f"Asked {n:,} held-out rows (means over seeds)"
 
 
 def _comparison(result: ValuationResult) -> Table:
-    """One line per subset: what it was trained on and what the model then scores."""
-    sql = """SELECT subset, count(DISTINCT seed) AS seeds, avg(n_train) AS rows, avg(n_tokens) AS tokens,
- avg(value) FILTER (metric = 'loss') AS loss, avg(value) FILTER (metric = 'rouge1') AS rouge1,
- avg(value) FILTER (metric = 'rougeL') AS rougeL
- FROM evaluation WHERE task = 'all' GROUP BY subset ORDER BY loss, rougeL DESC, subset"""
+    """One line per subset and mode: what it was trained on and what the model then scores."""
+    sql = """SELECT subset, mode, metric, avg(n_train) AS rows, avg(n_tokens) AS tokens, avg(value) AS value
+ FROM evaluation WHERE task = 'all' GROUP BY subset, mode, metric"""
     found = rows(Workspace.open(result.workspace), sql, result.run_id)
-    names = ("trained on", "rows", "tokens", "loss", "ROUGE-1", "ROUGE-L")
-    table = terminal.columns(names, left=("trained on",), wrap=False)
-    for r in found:
-        name = {"base": "nothing (base)", "random-tokens": "random (tokens)"}.get(r["subset"], r["subset"])
-        sizes = [f"{r['rows']:,.0f}", f"{r['tokens']:,.0f}"]
-        style = "bold" if r["subset"] == "selected" else None
-        numbers = [number(r[m]) for m in ("loss", "rouge1", "rougeL")]
-        table.add_row(name, *sizes, *numbers, style=style)
+    metrics = [m for m in METRICS if any(r["metric"] == m for r in found)]
+    table = terminal.columns(("trained on", "rows", "tokens", *metrics), left=("trained on",), wrap=False)
+    by = {(r["subset"], r["mode"], r["metric"]): r for r in found}
+    first = METRICS[metrics[0]]
+    kinds = {(r["subset"], r["mode"]): r for r in found if r["metric"] == first.name}
+    sign = -1 if first.higher_is_better else 1
+    for (subset, mode), r in sorted(kinds.items(), key=lambda k: (sign * (k[1]["value"] or 0), k[0])):
+        name = {"base": "nothing (base)", "random-tokens": "random (tokens)"}.get(subset, subset)
+        shown = name if mode != "icl" else f"{name}, in context"
+        tokens = "-" if r["tokens"] is None else f"{r['tokens']:,.0f}"
+        numbers = [number(by[subset, mode, m]["value"]) if (subset, mode, m) in by else "-" for m in metrics]
+        style = "bold" if subset == "selected" else None
+        table.add_row(shown, f"{r['rows']:,.0f}", tokens, *numbers, style=style)
     return table
 
 
@@ -202,7 +206,10 @@ def _comparison_verdicts(result: ValuationResult) -> str:
         interval = (
             "no interval" if c["lower"] is None else f"90 % interval {c['lower']:.3f}..{c['upper']:.3f}"
         )
-        lines.append(f"selected against {c['against']}: gain {c['gain']:.3f}, {interval}: {c['verdict']}")
+        where = ", in context" if c["mode"] == "icl" else ""
+        lines.append(
+            f"selected against {c['against']}{where}: gain {c['gain']:.3f}, {interval}: {c['verdict']}"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -215,6 +222,17 @@ def _costs(costs: list[dict[str, Any]]) -> Table:
     table.add_section()
     table.add_row("all", "", "", "", f"{total:.1f}", f"{max(c['peak_rss_mb'] for c in costs):,.0f}")
     return table
+
+
+def _forecast(result: ValuationResult) -> list[str]:
+    """How good the forecast of `nncift plan --calibrate` was, where this attempt followed one."""
+    sql = f"""SELECT forecast_seconds, seconds, forecast_disk_mb, disk_mb FROM forecast
+ WHERE stage = 'all' AND attempt = {result.attempt}"""
+    return [
+        f"forecast {f['forecast_seconds']:,.0f} s and {f['forecast_disk_mb']:,.1f} MB, "
+        f"took {f['seconds']:,.0f} s and {f['disk_mb']:,.1f} MB (the view `forecast` has every stage)"
+        for f in rows(Workspace.open(result.workspace), sql, result.run_id)
+    ]
 
 
 def _notes(result: ValuationResult) -> list[str]:

@@ -77,7 +77,8 @@ def work_of(config: Config, inputs: list[Input]) -> str:
     if config.finetune is None:
         return f"{work} (target.test waits for a [finetune] section)" if config.target.test else work
     models = 1 + len(set(config.evaluation.subsets) - {"base"}) if rows["test"] else 1
-    work += f", then fine-tuning on {models} subsets x {len(config.training_seeds())} seeds"
+    if config.evaluation.trains or not rows["test"]:
+        work += f", then fine-tuning on {models} subsets x {len(config.training_seeds())} seeds"
     return f"{work} and comparing on {rows['test']:,} held-out rows" if rows["test"] else work
 
 

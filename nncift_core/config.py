@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from nncift_core.config_audit import AuditConfig
+from nncift_core.config_compare import CompareConfig
 from nncift_core.config_errors import user_error
+from nncift_core.config_evaluation import EvaluationConfig
 from nncift_core.config_influence import (
     BM25Config,
     DeliftConfig,
@@ -32,14 +35,16 @@ from nncift_core.config_sections import (
 )
 from nncift_core.config_sweep import SweepConfig
 from nncift_core.config_toml import read_toml
-from nncift_core.config_training import EvaluationConfig, FinetuneConfig
+from nncift_core.config_training import FinetuneConfig
 from nncift_core.devices import default_dtype
 from nncift_core.errors import UserError
 from nncift_core.functions import CATALOGUE
 from nncift_core.hashing import digest
 
 __all__ = [
+    "AuditConfig",
     "BM25Config",
+    "CompareConfig",
     "Config",
     "DatasetConfig",
     "DeliftConfig",
@@ -84,6 +89,8 @@ class Config(Section):
     execution: ExecutionConfig = Field(default_factory=ExecutionConfig)
     finetune: FinetuneConfig | None = None
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    compare: CompareConfig = Field(default_factory=CompareConfig)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
     sweep: SweepConfig = Field(default_factory=SweepConfig)
     refresh: RefreshConfig = Field(default_factory=RefreshConfig)
     base_dir: str = Field(default="", exclude=True, description="folder that relative paths start from")
@@ -230,16 +237,16 @@ def run_key(config: Config, data: dict[str, str], models: dict[str, str]) -> str
     }
     if config.finetune is not None:
         e = config.evaluation
-        tokens = config.finetune.batch_tokens if config.finetune.dropout else None
-        method["batch_tokens"] = tokens
-        method["finetune"] = config.finetune.model_dump(
-            mode="json", exclude={"device", "batch_tokens", "model", "revision"}
-        )
+        tuned = config.finetune.values()
+        method["batch_tokens"] = tuned.pop("batch_tokens", None)
+        own = {"dtype": config.finetune.dtype, "trust_remote_code": config.finetune.trust_remote_code}
+        method["finetune"] = tuned | own
         method["evaluation"] = [
             sorted(e.subsets),
             config.training_seeds(),
             sorted(e.metrics),
             e.max_new_tokens,
+            *e.identity(config.base_dir),
         ]
     return digest({"method": method, "data": data, "models": models})[:16]
 

@@ -33,6 +33,7 @@ class LabelledRows(Section):
     split: str | None = None
     limit: int | None = Field(default=None, ge=1)
     columns: LabelledColumns = Field(default_factory=dict)
+    unlabelled: list[str] = Field(default_factory=list)
     on_bad_rows: Literal["error", "drop"] = "error"
 
 
@@ -42,7 +43,8 @@ class LabelledConfig(Section):
     source: path, glob, folder or hub id of the rows to prune; split: of it; test: the rows that every subset
     is evaluated on, a split of `source` or a source of their own; new: labelled rows of a source of their own
     that only get learned scores. columns: role -> name in the file; `group` names a column such as domain,
-    annotator or source, so that harm to a group is seen. limit: first rows to prune, limit_test: to evaluate.
+    annotator or source, so that harm to a group is seen. unlabelled: labels which say that a row has none,
+    such as "-1": it is a bad row then. limit: first rows to prune, limit_test: to evaluate.
     """
 
     source: str
@@ -51,6 +53,7 @@ class LabelledConfig(Section):
     split: str | None = None
     new: str | None = None
     columns: LabelledColumns = Field(default_factory=dict)
+    unlabelled: list[str] = Field(default_factory=list)
     limit: int | None = Field(default=None, ge=2)
     limit_test: int | None = Field(default=None, ge=1)
     on_bad_rows: Literal["error", "drop"] = "error"
@@ -59,6 +62,8 @@ class LabelledConfig(Section):
     def _held_out(self) -> Self:
         if self.test == self.split:
             raise ValueError("test names the split that is trained on: no row is held out")
+        if self.new is not None and self.new == self.split:
+            raise ValueError("new names the split that is trained on: the scores of its rows are measured")
         return self
 
 
@@ -211,9 +216,9 @@ class PruneConfig(Section):
     @property
     def studied(self) -> list[ScoreName]:
         """The scores whose subsets are trained on: `study.scores`, else those of `STUDIED` that are computed,
-        else the first one that is."""
+        else the first of the catalogue that is: `scores.names` has no order."""
         found = self.study.scores or [name for name in STUDIED if name in self.scores.names]
-        return found or self.scores.names[:1]
+        return found or sorted(self.scores.names, key=list(CATALOGUE).index)[:1]
 
     @property
     def drawn(self) -> list[ScoreName]:

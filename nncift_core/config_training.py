@@ -1,4 +1,4 @@
-"""The sections of a config file on what follows selection: training on the subset, comparing with others."""
+"""The section of a config file on training a student on the subset."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ from pydantic import Field, field_validator, model_validator
 
 from nncift_core.config_sections import TEMPLATE_WITHOUT, Section, checked_targets
 
-Baseline = Literal["base", "random", "random-tokens", "longest"]
-Metric = Literal["loss", "rouge"]
-BASELINES: tuple[Baseline, ...] = ("base", "random", "random-tokens", "longest")
-METRICS: tuple[Metric, ...] = ("loss", "rouge")
+CHAT = "chat"
+ADAPTER_KEYS = ("rank", "alpha", "dropout", "targets")
+# The student itself, which has a key of its own, and what changes memory, place or bookkeeping only.
+_NO_VALUE = {
+    *("model", "revision", "dtype", "trust_remote_code", "device"),
+    *("batch_tokens", "tokens", "packing", "devices", "checkpoint_minutes"),
+}
 
 
 class FinetuneConfig(Section):
     """`[finetune]`: training the student on the subset; without this section a run stops at selection.
 
-    model, revision, dtype, trust_remote_code: the student (model unset: the one of `[language_model]`,
-    with its revision, dtype and trust_remote_code); template: text before a response; epochs: passes
-    over the rows; batch_size: rows per optimiser step; batch_tokens: most tokens of a forward pass,
-    padding included (changes memory only); learning_rate: peak, reached after the share `warmup` of
-    the steps, then falling linearly to 0; rank, alpha, dropout, targets: the LoRA adapters, on all
-    linear layers by default.
+    method: "lora" trains adapters, "qlora" adapters on 4-bit weights (needs a GPU and the extra
+    `nncift[gpu]`), "full" every weight. model, revision, dtype, trust_remote_code: the student (model
+    unset: the one of `[language_model]`, with its revision, dtype and trust_remote_code). template: text
+    before a response, or "chat" for the model's own chat template. epochs: passes over the rows; tokens:
+    instead of epochs, train until so many tokens of prompts and responses were seen. batch_size: rows per
+    optimiser step; batch_tokens: most tokens of a forward pass, padding included, and packing: rows of
+    a step one behind the other in it, not padded (both change memory only). learning_rate: peak,
+    reached after the share `warmup` of the steps, then falling linearly to 0. rank, alpha, dropout,
+    targets: the adapters, on all linear layers by default. checkpoint_minutes: how often a training notes
+    how far it is, to go on from there after a kill (0: never); devices: GPUs of one training.
     """
 
-    method: Literal["lora"] = "lora"
+    method: Literal["lora", "qlora", "full"] = "lora"
     model: str | None = None
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -33,8 +40,10 @@ class FinetuneConfig(Section):
     trust_remote_code: bool = False
     template: str = TEMPLATE_WITHOUT
     epochs: int = Field(default=3, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)
     batch_tokens: int = Field(default=8192, ge=64)
+    packing: bool = False
     learning_rate: float = Field(default=2e-4, gt=0)
     warmup: float = Field(default=0.05, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -42,6 +51,8 @@ class FinetuneConfig(Section):
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: Literal["all-linear"] | list[str] = "all-linear"
+    checkpoint_minutes: float = Field(default=10.0, ge=0)
+    devices: int = Field(default=1, ge=1, le=64)
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -50,26 +61,43 @@ class FinetuneConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> FinetuneConfig:
-        if "{prompt}" not in self.template or "{example_" in self.template:
-            raise ValueError("template needs the placeholder {prompt}, and no other")
-        defaults = {"revision": None, "dtype": "auto", "trust_remote_code": False}
-        alone = [name for name, default in defaults.items() if getattr(self, name) != default]
+        plain = self.template != CHAT
+        if plain and ("{prompt}" not in self.template or "{example_" in self.template):
+            raise ValueError('template needs the placeholder {prompt}, and no other; or it is "chat"')
+        # A config that went through JSON names every key, so what differs from the default counts as set.
+        if self.tokens is not None and self._changed("epochs"):
+            raise ValueError("tokens and epochs exclude each other: keep one")
+        foreign = [name for name in ADAPTER_KEYS if self._changed(name)]
+        if self.method == "full" and foreign:
+            raise ValueError(f'{foreign[0]} belongs to adapters, and method = "full" trains none: remove it')
+        alone = [name for name in ("revision", "dtype", "trust_remote_code") if self._changed(name)]
         if self.model is None and alone:
             raise ValueError(f"{alone[0]} belongs to a model: set `model` too")
         return self
 
+    def _changed(self, name: str) -> bool:
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
-class EvaluationConfig(Section):
-    """`[evaluation]`: how the fine-tuned models are compared on the rows of `target.test`.
+    def values(self) -> dict[str, object]:
+        """What decides the trained weights, beside the student, rows and seed, as JSON: what a key is of.
 
-    subsets: what stands beside the selected subset; seeds: fine-tunes per subset (random ones draw
-    anew each time); metrics: `loss` (nats a response token) and `rouge` (ROUGE-1 and ROUGE-L of
-    greedy answers); limit: first test rows of each data set only; max_new_tokens: length of answers.
-    """
+        Keys that came later are left out at their default, so that keys of older trainings stay. With
+        dropout, what only makes other batches draws other masks.
+        """
+        found = self.model_dump(mode="json", exclude=_NO_VALUE)
+        later = ("tokens", "packing", "devices") if self.dropout else ("tokens",)
+        found |= {name: getattr(self, name) for name in later if self._changed(name)}
+        if self.dropout:
+            found["batch_tokens"] = self.batch_tokens
+        if self.method == "full":
+            found = {name: value for name, value in found.items() if name not in ADAPTER_KEYS}
+        elif isinstance(self.targets, list):
+            found["targets"] = sorted(set(self.targets))
+        if self.tokens is not None:
+            del found["epochs"]
+        return found
 
-    subsets: list[Baseline] = Field(default_factory=lambda: list(BASELINES))
-    seeds: int = Field(default=3, ge=1, le=100)
-    metrics: list[Metric] = Field(default_factory=lambda: list(METRICS), min_length=1)
-    limit: int | None = Field(default=None, ge=1)
-    max_new_tokens: int = Field(default=128, ge=1)
-    batch_tokens: int = Field(default=8192, ge=64)
+    @property
+    def passes(self) -> int:
+        """How often a row counts in the records of work: once per epoch, once under a budget of tokens."""
+        return 1 if self.tokens is not None else self.epochs

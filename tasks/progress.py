@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import threading
 import time
@@ -208,8 +209,9 @@ class Reporter:
 
 
 def _artifact(name: str, total: int, unit: str, done: int) -> UUID | None:
+    key = "-".join(re.findall("[a-z0-9]+", f"progress {name}".lower()))
     made = create_progress_artifact(
-        100.0 * done / max(total, 1), key=f"progress-{name}", description=f"{name}: {total:,} {unit}"
+        100.0 * done / max(total, 1), key=key, description=f"{name}: {total:,} {unit}"
     )
     return made if isinstance(made, UUID) else None
 

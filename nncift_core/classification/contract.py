@@ -6,7 +6,7 @@ that scores and studies need not know which it was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
@@ -102,12 +102,22 @@ class Log:
         self._found: list[dict[str, npt.NDArray[Any]]] = []
         self._kept: list[Float32] = []
 
-    def note(self, step: int, epoch_end: bool, logits: Float32) -> None:
-        """The logits [N, K] after `step`."""
+    def note(self, step: int, epoch_end: bool, blocks: Iterable[Float32]) -> None:
+        """The logits [N, K] after `step`, in blocks of rows. Raises ValueError where they are not N rows."""
+        found: list[dict[str, npt.NDArray[Any]]] = []
+        kept: list[Float32] = []
+        done = 0
+        for logits in blocks:
+            found.append(observed(logits, self._labels[done : done + len(logits)]))
+            done += len(logits)
+            if self._whole and epoch_end:
+                kept.append(logits)
+        if done != len(self._labels):
+            raise ValueError(f"logits of {done} rows, there are {len(self._labels)} labels")
         self._points.append((step, epoch_end))
-        self._found.append(observed(logits, self._labels))
-        if self._whole and epoch_end:
-            self._kept.append(logits)
+        self._found.append({name: np.concatenate([f[name] for f in found]) for name in found[0]})
+        if kept:
+            self._kept.append(np.concatenate(kept))
 
     def dynamics(self) -> Dynamics:
         """The dynamics of all points noted."""

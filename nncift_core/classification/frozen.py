@@ -6,7 +6,7 @@ process neither disturb each other nor torch's global state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -47,7 +47,8 @@ def train_head(
     evaluate: Mapping[str, Float32] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Run:
-    """Train a head on embeddings x [N, d] and labels [N] in 0..n_classes-1.
+    """Train a head on embeddings x [N, d] and labels [N] in 0..n_classes-1; an x that repeats one row by a
+    stride of 0 (`np.broadcast_to`) is not copied.
 
     seed decides initial weights, order of rows and dropout; log: whether to keep the dynamics of all rows;
     checkpoints: how many to keep; evaluate: name -> embeddings [n, d] to predict at the end. progress(k): k
@@ -61,7 +62,7 @@ def train_head(
     for step in range(1, training.total + 1):
         rate, rows = training.step()
         if step in points:
-            noted.note(step, points[step], training.logits(training.x))
+            noted.note(step, points[step], training.blocks(training.x))
         if step in keep:
             kept.append(Checkpoint(step, step / training.per_epoch, rate, layers_of(training.head)))
         if progress is not None:
@@ -87,7 +88,7 @@ class _Training:
     def __init__(
         self, x: Float32, labels: Int64, n_classes: int, settings: TrainingConfig, seed: int, device: str
     ) -> None:
-        self.x, self.y = torch.from_numpy(x).to(device), torch.from_numpy(labels).to(device)
+        self.x, self.y = _on(device, x), torch.from_numpy(labels).to(device)
         self.settings, self.seed, self.device = settings, seed, device
         self.per_epoch = steps_per_epoch(len(x), settings.batch_size)
         self.total = total_steps(len(x), settings)
@@ -128,11 +129,22 @@ class _Training:
         out: torch.Tensor = self._linears[-1](h)
         return out
 
-    @torch.no_grad()
     def logits(self, x: torch.Tensor) -> Float32:
         """Logits [n, K] of embeddings [n, d], without dropout."""
-        self.head.eval()
-        parts = [self.head(x[at : at + _ROWS_AT_ONCE]) for at in range(0, len(x), _ROWS_AT_ONCE)]
-        self.head.train()
-        found: Float32 = torch.cat(parts).float().cpu().numpy()
-        return found
+        return np.concatenate(list(self.blocks(x)))
+
+    def blocks(self, x: torch.Tensor) -> Iterator[Float32]:
+        """The same in blocks of rows, so that those of a million rows need not be held at once."""
+        for at in range(0, len(x), _ROWS_AT_ONCE):
+            self.head.eval()
+            with torch.no_grad():
+                found: Float32 = self.head(x[at : at + _ROWS_AT_ONCE]).float().cpu().numpy()
+            self.head.train()
+            yield found
+
+
+def _on(device: str, x: Float32) -> torch.Tensor:
+    """x [N, d] on a device; one row that is repeated stays one row."""
+    if len(x) > 1 and x.strides[0] == 0:
+        return torch.from_numpy(x[:1].copy()).to(device).expand(len(x), -1)
+    return torch.from_numpy(x).to(device)

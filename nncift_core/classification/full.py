@@ -103,7 +103,7 @@ def train_encoder(
         for step in range(1, training.total + 1):
             count = training.step()
             if step in points:
-                noted.note(step, points[step], training.logits(rows))
+                noted.note(step, points[step], [training.logits(rows)])
             if step in keep and weights_dir is not None:
                 kept.append(training.checkpoint(weights_dir))
             if progress is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,14 @@ class LabelledShape:
 
 
 class LabelledText:
-    """The reading of labelled rows (`datasets.reading.Kind`)."""
+    """The reading of labelled rows (`datasets.reading.Kind`).
+
+    unlabelled: labels which say that there is none. Whitespace around a label is no part of it: "a" and "a "
+    are one class.
+    """
+
+    def __init__(self, unlabelled: Collection[str] = ()) -> None:
+        self._unlabelled = frozenset(name.strip() for name in unlabelled)
 
     def shape(
         self, columns: Sequence[str], mapping: Mapping[str, str], file: str, line: int | None
@@ -64,7 +71,8 @@ class LabelledText:
     def example(
         self, row: dict[str, Any], shape: LabelledShape, number: int, split: str | None
     ) -> tuple[Example, int]:
-        """One row; raises BadRow for a text that is missing, blank or no text, and for a missing label."""
+        """One row; raises BadRow for a text that is missing, blank or no text, and for a label that is
+        missing or says that there is none."""
         text = _text(row, shape.text)
         pair = _text(row, shape.text_pair) if shape.text_pair else ""
         values = {role: _value(row.get(name)) for role, name in shape.optional.items()}
@@ -72,9 +80,13 @@ class LabelledText:
         if isinstance(given, list | dict):
             kind = type(given).__name__
             raise BadRow(f'label (column "{shape.label}") is {kind}, text or number is wanted')
-        label = _value(given)
-        if label is None or not label.strip():
+        label = (_value(given) or "").strip()
+        if not label:
             raise BadRow(f'the row has no label (column "{shape.label}")')
+        if label in self._unlabelled:
+            raise BadRow(
+                f'the row has no label (column "{shape.label}" is "{shown(label)}", see data.unlabelled)'
+            )
         check_utf8(label, "label")
         example = Example(
             prompt=text,
@@ -90,7 +102,24 @@ class LabelledText:
 
 def read_labelled(config: LabelledRows, base_dir: str) -> tuple[list[Example], ReadReport]:
     """Read every labelled row that `config` names; raises UserError as `read_dataset` does."""
-    return read_dataset(config, base_dir, LabelledText())
+    return read_dataset(config, base_dir, LabelledText(config.unlabelled))
+
+
+def unlabelled_note(labels: Collection[str]) -> str:
+    """What to tell of classes (distinct labels) of which one may say that there is none; "" for none.
+
+    "-1" beside labels that are just the integers 0..K-1, and "-" beside any others.
+    """
+    for sign in ("-1", "-"):
+        others = set(labels) - {sign}
+        if sign not in labels or not others:
+            continue
+        if sign == "-" or others == {str(k) for k in range(len(others))}:
+            return (
+                f'the label "{sign}" is taken for a class; where it says that a row has no label, set '
+                f'data.unlabelled = ["{sign}"]'
+            )
+    return ""
 
 
 def _texts(

@@ -60,9 +60,27 @@ def greedy_answers(
     progress: called with the prompts answered since the last call. Raises UserError when no room is left
     for a prompt, or a prompt has no tokens.
     """
+    return answers_to(
+        model,
+        model.tokenize(prompts),
+        max_new_tokens=max_new_tokens,
+        batch_tokens=batch_tokens,
+        progress=progress,
+    )
+
+
+def answers_to(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> Answers:
+    """As `greedy_answers`, to n prompts given as ids without BOS."""
     check_room(model, max_new_tokens)
     room = [model.eos_id] * max_new_tokens
-    fitted = [fit(model, ids, room, "finetune.template") for ids in model.tokenize(prompts)]
+    fitted = [fit(model, ids, room, "finetune.template") for ids in prompts]
     lengths = np.array([len(ids) + max_new_tokens for ids, _, _ in fitted], np.int64)
     texts = [""] * len(fitted)
     unfinished = 0

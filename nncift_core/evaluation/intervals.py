@@ -17,6 +17,7 @@ Float64 = npt.NDArray[np.float64]
 
 LEVEL = 0.9
 BETTER, WORSE, UNCLEAR, ONE_SEED = "better", "worse", "no clear difference", "one seed: no verdict"
+NO_ROWS = "no rows to compare"
 _DRAWS = 2000
 _FLOATS_PER_PASS = 1 << 20
 
@@ -27,7 +28,8 @@ class Comparison:
 
     gain: by how much ours is better (positive: better, whichever way the metric points), with its
     interval lower..upper; n_seeds: fewest seeds of a side that has several, else 1; n_rows: test
-    rows; verdict on ours: "better", "worse", "no clear difference" or "one seed: no verdict".
+    rows with a number under every model of both sides; verdict on ours: "better", "worse", "no clear
+    difference", "one seed: no verdict" or, with all numbers NaN, "no rows to compare".
     """
 
     value: float
@@ -43,9 +45,10 @@ class Comparison:
 def mean_interval(values: Float64, seed: int, level: float = LEVEL) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of values [n]: rows drawn with replacement, 2,000 draws.
 
-    Never narrower than Student's t interval, since a bootstrap of few rows is too narrow.
-    (nan, nan) for n < 2, where rows say nothing of their spread.
+    Rows without a number (NaN) are left out. Never narrower than Student's t interval, since a bootstrap of
+    few rows is too narrow. (nan, nan) for n < 2, where rows say nothing of their spread.
     """
+    values = values[~np.isnan(values)]
     n = len(values)
     if n < 2:
         return math.nan, math.nan
@@ -70,6 +73,8 @@ def compare(
 ) -> Comparison:
     """Compare row scores ours [S, n] with theirs [S2, n], the same n test rows in the same order.
 
+    A row that has no number (NaN) under some model of either side is left out on both, so that all are
+    asked the same.
     Rows: bootstrap of the row-wise difference of seed means. Seeds: with S = S2 > 1 the seeds are paired,
     standard error of the mean difference, S - 1 degrees of freedom; else Welch's. A side of one seed
     beside one of several is taken as known: give such a side only for a model without seeds, like the
@@ -79,6 +84,11 @@ def compare(
     """
     if ours.ndim != 2 or theirs.ndim != 2 or ours.shape[1] != theirs.shape[1] or not ours.size * theirs.size:
         raise ValueError(f"cannot compare scores of shapes {ours.shape} and {theirs.shape}")
+    known = ~(np.isnan(ours).any(axis=0) | np.isnan(theirs).any(axis=0))
+    if not known.any():
+        nan = math.nan
+        return Comparison(nan, nan, nan, nan, nan, n_seeds=1, n_rows=0, verdict=NO_ROWS)
+    ours, theirs = ours[:, known], theirs[:, known]
     sign = 1.0 if higher_is_better else -1.0
     per_row = sign * (ours.mean(axis=0) - theirs.mean(axis=0))
     gain = float(per_row.mean())

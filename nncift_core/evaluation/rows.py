@@ -1,4 +1,4 @@
-"""What a model scores on held-out rows, row by row: response loss and ROUGE of greedy answers."""
+"""What a model scores on held-out rows, row by row, under every metric that needs the model itself."""
 
 from __future__ import annotations
 
@@ -8,61 +8,35 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nncift_core.errors import RunError
-from nncift_core.evaluation.generation import greedy_answers
+from nncift_core.evaluation.choice import choice_accuracy
+from nncift_core.evaluation.exact import exact_matches
+from nncift_core.evaluation.generation import Answers, answers_to
+from nncift_core.evaluation.held_out import HeldOut
+from nncift_core.evaluation.loss import response_losses
+from nncift_core.evaluation.metrics import GIVES
 from nncift_core.evaluation.rouge import rouge_scores
+from nncift_core.evaluation.similarity import Embeds, similarities
+from nncift_core.finetune.rows import prompt_ids
 from nncift_core.language_models import LanguageModel
-from nncift_core.sequences import fill, fit, plan_batches
 
 Float64 = npt.NDArray[np.float64]
 Progress = Callable[[int], None]
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A number per held-out row; a model's value is its mean over rows."""
-
-    name: str
-    higher_is_better: bool
-    unit: str
-    description: str
-
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("loss", False, "nats a token", "mean of -log p over a response's tokens, its end included"),
-        Metric("rouge1", True, "F-measure, 0 to 1", "words shared by the greedy answer and the reference"),
-        Metric(
-            "rougeL", True, "F-measure, 0 to 1", "longest common subsequence of words of answer and reference"
-        ),
-    )
-}
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Rows to evaluate on: n prompts, n reference responses. Raises ValueError for unequal numbers."""
-
-    prompts: tuple[str, ...]
-    responses: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.prompts) != len(self.responses):
-            raise ValueError(f"{len(self.prompts)} prompts but {len(self.responses)} responses")
-
-    def __len__(self) -> int:
-        return len(self.prompts)
+# A judge reads the stored answers, without the model.
+BY_MODEL = tuple(name for name in GIVES if name != "judge")
+_OF_ANSWERS = ("rouge", "similarity", "exact")
 
 
 @dataclass(frozen=True)
 class RowScores:
-    """values: a name of `METRICS` -> [n]; generated: n greedy answers, None without "rouge".
+    """values: a name of `METRICS` -> [n], NaN where a row has none; generated: n greedy answers, None where
+    none were asked for.
 
-    counts, of the metrics asked for. "loss": truncated_rows (cut to the model's context). "rouge":
-    truncated_prompts (cut to leave room for an answer), unfinished_answers (ended by max_new_tokens),
-    empty_references (without a word that ROUGE knows; they score 0), rouge_clipped (rows of which only
-    the first 512 words count).
+    counts, of the metrics asked for. "loss": truncated_rows (cut to the model's context). Answers:
+    truncated_prompts (cut to leave room for an answer), unfinished_answers (ended by max_new_tokens).
+    "rouge": empty_references (without a word that ROUGE knows; they score 0), rouge_clipped (rows of which
+    only the first 512 words count). "similarity": similarity_cut (texts longer than the encoder reads).
+    "choice": choice_rows_left_out (not multiple choice).
     """
 
     values: dict[str, Float64]
@@ -78,70 +52,71 @@ def score_rows(
     *,
     max_new_tokens: int,
     batch_tokens: int,
+    answers: bool = False,
+    encoder: Embeds | None = None,
+    prefix: str = "",
+    prompts: Sequence[list[int]] | None = None,
     progress: Progress | None = None,
 ) -> RowScores:
-    """Score `rows`: "loss" gives loss, "rouge" gives rouge1 and rougeL.
+    """Score `rows` by `metrics`, names of `BY_MODEL`; "rouge" gives rouge1 and rougeL. One generation serves
+    all that read answers.
 
     template: text before a response, with {prompt}; max_new_tokens: length of answers; batch_tokens:
-    tokens of a batch, padding included (memory only); progress: called with rows done since the last
-    call, len(rows) for each metric in all. Raises ValueError for another metric, and like
-    `response_losses` and `greedy_answers`.
+    tokens of a batch, padding included (memory only); answers: generate some even if no metric reads them;
+    encoder, prefix: for "similarity", as for `similarities`; prompts: ids of what stands before each response
+    or answer, instead of the filled template; progress: called with rows done since the last call, len(rows)
+    for each metric in all. Raises ValueError for another metric or no encoder, and like the metrics.
     """
-    unknown = set(metrics) - {"loss", "rouge"}
+    unknown = set(metrics) - set(BY_MODEL)
     if unknown:
         raise ValueError(f"unknown metric {sorted(unknown)[0]!r}")
+    ids = prompt_ids(model, rows.prompts, template) if prompts is None else list(prompts)
     values: dict[str, Float64] = {}
     counts: dict[str, int] = {}
-    generated = None
     if "loss" in metrics:
         values["loss"], counts["truncated_rows"] = response_losses(
-            model, rows, template, batch_tokens, progress
+            model, rows, template, batch_tokens, progress, ids
         )
-    if "rouge" in metrics:
-        prompts = [fill(template, prompt=prompt) for prompt in rows.prompts]
-        answers = greedy_answers(
-            model, prompts, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens, progress=progress
+    readers = [name for name in _OF_ANSWERS if name in metrics]
+    generated = None
+    if readers or answers:
+        # The first metric that reads the answers has the generation's progress for its own.
+        found = answers_to(
+            model, ids, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens,
+            progress=progress if readers else None,
+        )  # fmt: skip
+        generated = found.texts
+        counts |= {"truncated_prompts": found.truncated_prompts, "unfinished_answers": found.unfinished}
+        for k, name in enumerate(readers):
+            _score_answers(name, rows, found, encoder, prefix, values, counts)
+            if k and progress is not None:
+                progress(len(rows))
+    if "choice" in metrics:
+        values["choice"], counts["choice_rows_left_out"] = choice_accuracy(
+            model, rows, template, batch_tokens, progress, ids
         )
-        scores = rouge_scores(rows.responses, answers.texts)
-        values |= {"rouge1": scores.rouge1, "rougeL": scores.rougeL}
-        generated = answers.texts
-        counts |= {
-            "truncated_prompts": answers.truncated_prompts,
-            "unfinished_answers": answers.unfinished,
-            "empty_references": scores.empty_references,
-            "rouge_clipped": scores.clipped,
-        }
     return RowScores(values, generated, counts)
 
 
-def response_losses(
-    model: LanguageModel,
+def _score_answers(
+    name: str,
     rows: HeldOut,
-    template: str,
-    batch_tokens: int,
-    progress: Progress | None = None,
-) -> tuple[Float64, int]:
-    """Loss of every row [n], -1/T sum_t log p(y_t | prompt, y_<t) over its T response tokens with eos, in
-    nats a token; and how many rows were cut to the context.
-
-    Raises UserError when a filled prompt has no tokens, RunError for a loss that is not finite.
-    """
-    prompts = model.tokenize([fill(template, prompt=prompt) for prompt in rows.prompts])
-    responses = model.tokenize(rows.responses)
-    fitted = [
-        fit(model, prompt, [*response, model.eos_id], "finetune.template")
-        for prompt, response in zip(prompts, responses, strict=True)
-    ]
-    lengths = np.array([len(prompt) + len(response) for prompt, response, _ in fitted], np.int64)
-    losses = np.empty(len(rows), np.float64)
-    for batch in plan_batches(lengths, batch_tokens):
-        log_probs = model.response_log_probs([fitted[k][0] for k in batch], [fitted[k][1] for k in batch])
-        losses[batch] = [-values.mean(dtype=np.float64) for values in log_probs]
-        if not np.isfinite(losses[batch]).all():
-            raise RunError(
-                "a held-out row has a loss that is not a finite number: train with a lower learning_rate, "
-                'or use dtype = "float32" or "bfloat16"'
-            )
-        if progress is not None:
-            progress(len(batch))
-    return losses, sum(cut for _, _, cut in fitted)
+    found: Answers,
+    encoder: Embeds | None,
+    prefix: str,
+    values: dict[str, Float64],
+    counts: dict[str, int],
+) -> None:
+    """Add what the metric `name` says of the answers `found`."""
+    if name == "rouge":
+        rouge = rouge_scores(rows.responses, found.texts)
+        values |= {"rouge1": rouge.rouge1, "rougeL": rouge.rougeL}
+        counts |= {"empty_references": rouge.empty_references, "rouge_clipped": rouge.clipped}
+    elif name == "exact":
+        values["exact"] = exact_matches(rows.responses, found.texts)
+    else:
+        if encoder is None:
+            raise ValueError("similarity needs an encoder")
+        values["similarity"], counts["similarity_cut"] = similarities(
+            encoder, rows.responses, found.texts, prefix
+        )

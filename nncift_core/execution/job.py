@@ -48,10 +48,11 @@ class BaseJob(BaseModel):
 
 
 class Job(BaseJob):
-    """A valuation; refresh: the earlier run that a recurring one goes on from."""
+    """A valuation; refresh: the earlier run that a recurring one goes on from; own_values: see `Problem`."""
 
     kind: ClassVar[str] = "valuation"
     refresh: Refresh | None = None
+    own_values: bool = False
 
     @property
     def config(self) -> Config:
@@ -65,7 +66,9 @@ class Job(BaseJob):
 
 @lru_cache(maxsize=2)
 def _problem(job: Job) -> Problem:
-    return Problem.load(job.ws, job.config, job.identity, list(job.datasets), job.refresh)
+    return Problem.load(
+        job.ws, job.config, job.identity, list(job.datasets), job.refresh, own_values=job.own_values
+    )
 
 
 def forget_indices() -> None:

@@ -13,10 +13,17 @@ from nncift_core.execution import models
 from nncift_core.execution.job import BaseJob, Job
 from nncift_core.execution.models import Slot
 from nncift_core.finetune import settings
+from nncift_core.pipeline.attribution_losses import has_losses, measure_losses
 from nncift_core.pipeline.downstream import base_cell, cells, is_trained, train_cell
 from nncift_core.pipeline.embed import EmbedShard, embed_shard
 from nncift_core.pipeline.estimator_features import ForwardShard, compute_estimator_features
-from nncift_core.pipeline.evaluate import evaluate_cell, is_evaluated
+from nncift_core.pipeline.evaluate import (
+    evaluate_trial,
+    evaluation_key,
+    is_complete,
+    needs_encoder,
+    trials,
+)
 from nncift_core.pipeline.exact import ExactShard, compute_exact
 from nncift_core.pipeline.features import FeatureShard, compute_features
 from nncift_core.pipeline.state import fit_state, plan_state
@@ -100,15 +107,33 @@ def _fine_tune(request: Request, slot: Slot, progress: Progress) -> int:
 
 
 def _evaluate(request: Request, slot: Slot, progress: Progress) -> int:
+    job: Job = request.job
+    problem, device = job.problem(), _student_device(job, slot)
+    table = pq.read_table(problem.ws.root / request.given["subsets"])
+    # Whether the base model is asked for is the planner's business.
+    found = trials(job.config, cells(problem, table), base=True)
+    trial = next(t for t in found if evaluation_key(problem, t) == request.shard["key"])
+    if is_complete(problem, trial):
+        return 0
+    if needs_encoder(job.config, trial):
+        with models.encoder(job, slot) as (encoder, _):
+            computed = evaluate_trial(problem, trial, device, encoder, progress.advance)
+    else:
+        computed = evaluate_trial(problem, trial, device, None, progress.advance)
+    models.free_device_memory()
+    return computed
+
+
+def _query_losses(request: Request, slot: Slot, progress: Progress) -> int:
     problem = request.job.problem()
     table = pq.read_table(problem.ws.root / request.given["subsets"])
     found = [base_cell(request.job.config), *cells(problem, table)]
     cell = next(c for c in found if c.key == request.shard["key"])
-    if is_evaluated(problem, cell):
+    if has_losses(problem, cell):
         return 0
-    computed = evaluate_cell(problem, cell, _student_device(request.job, slot), progress.advance)
+    computed = measure_losses(problem, cell, _student_device(request.job, slot), progress.advance)
     models.free_device_memory()
-    return computed * len(request.job.config.evaluation.metrics)
+    return computed
 
 
 def _embed_texts(request: Request, slot: Slot, progress: Progress) -> int:
@@ -139,6 +164,7 @@ WORK: dict[str, Work] = {
     "exact-influence": _exact_influence,
     "fine-tune": _fine_tune,
     "evaluate": _evaluate,
+    "query-losses": _query_losses,
     "embed-texts": _embed_texts,
     "train-scores": _train_scores,
     "train-subsets": _train_subsets,

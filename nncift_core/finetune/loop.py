@@ -1,31 +1,65 @@
-"""The training loop: transformers' Trainer with our batches, our loss and no output.
+"""The training loop: AdamW over planned steps, a loss of response tokens, a state to go on from.
 
-Imports torch and transformers, so it is imported where training starts.
+A loop of our own: transformers' Trainer pickles its checkpoints, takes every GPU its process sees, and has
+steps of equally many rows. The arithmetic is the Trainer's: adapters made by it are made again, bit by bit.
+Imports torch, so it is imported where training starts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
 
 from nncift_core.config import FinetuneConfig
-from nncift_core.errors import RunError
+from nncift_core.finetune.batches import IGNORED, check_packing, packed, padded
+from nncift_core.finetune.checkpoints import Checkpoints, State, restore, snapshot
+from nncift_core.finetune.methods import not_finite
 from nncift_core.finetune.rows import Encoded
-from nncift_core.finetune.training import Progress, not_finite
+from nncift_core.finetune.schedule import Step, learning_rate, plan_steps
+from nncift_core.finetune.training import Progress
+from nncift_core.finetune.world import World
 from nncift_core.language_models import LanguageModel
 
-_IGNORED = -100
 _CLIP, _EPSILON = 1.0, 1e-8
 # Mean-loss gradients of many tokens underflow in float16. Clipping and Adam's epsilon are scaled along,
 # which leaves the updates as they were (Adam's step does not depend on the gradient's scale).
 _FLOAT16_SCALE = 1024.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training did.
+
+    steps: of the optimiser; losses: mean loss of a response token in each pass, in nats, taken before each
+    step's update; seen_rows, seen_tokens: over all passes, no padding; resumed_at: steps that an
+    earlier process had done.
+    """
+
+    steps: int
+    losses: tuple[float, ...]
+    seen_rows: int
+    seen_tokens: int
+    resumed_at: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a training computes: changes rounding at most.
+
+    float16: whether gradients need the scale that keeps them alive; autocast: the dtype of forward
+    passes over weights in float32, None for the weights' own.
+    """
+
+    float16: bool = False
+    autocast: torch.dtype | None = None
+    checkpoints: Checkpoints | None = None
+    world: World = World()
 
 
 def train(
@@ -33,160 +67,133 @@ def train(
     own: FinetuneConfig,
     encoded: Encoded,
     seed: int,
-    float16: bool,
-    progress: Progress | None,
-) -> tuple[int, tuple[float, ...]]:
-    """Train the parameters of `model.model` that want gradients; returns the steps and each epoch's loss.
+    place: Place | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train the parameters of `model.model` that want gradients.
 
     AdamW, linear warmup then linear decay to 0, gradients clipped to norm 1; `seed` (below 2**32) decides the
-    order of rows and dropout; float16: whether the student's weights are. progress(done, total) steps.
-    Raises UserError when a loss is not finite.
+    order of rows and dropout. progress(done, total) steps. Raises UserError when a loss is not finite, or the
+    model cannot take packed rows.
     """
-    micro = micro_batch(max(map(len, encoded.sequences)), own.batch_size, own.batch_tokens)
-    steps = own.epochs * math.ceil(len(encoded.sequences) / own.batch_size)
-    scale = _FLOAT16_SCALE if float16 else 1.0
-    loss = ResponseLoss(scale)
-    with tempfile.TemporaryDirectory() as scratch:
-        args = TrainingArguments(
-            output_dir=scratch,
-            num_train_epochs=own.epochs,
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=own.batch_size // micro,
-            learning_rate=own.learning_rate,
-            lr_scheduler_type="linear",
-            # A warmup step starts at rate 0: a short training has none to lose.
-            warmup_steps=min(int(steps * own.warmup), steps - 1),
-            weight_decay=own.weight_decay,
-            optim="adamw_torch",
-            max_grad_norm=_CLIP * scale,
-            adam_epsilon=_EPSILON * scale,
-            seed=seed,
-            use_cpu=model.device == "cpu",
-            save_strategy="no",
-            eval_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            dataloader_num_workers=0,
-            remove_unused_columns=False,
-        )
-        trainer = _Trainer(
-            model=model.model,
-            args=args,
-            train_dataset=_examples(encoded),
-            data_collator=Collator(model.eos_id if (pad := model.tokenizer.pad_token_id) is None else pad),
-            compute_loss_func=loss,
-            callbacks=[_Watch(loss, progress)],
-        )
-        trainer.order = RowOrder([len(s) for s in encoded.sequences], own.batch_size, seed)
-        trainer.remove_callback(PrinterCallback)
-        done = trainer.train().global_step
-    if done != steps:
-        raise RunError(f"the training library took {done} optimiser steps instead of {steps}")
-    return done, tuple(loss.epochs)
+    lengths = np.array([len(s) for s in encoded.sequences], np.int64)
+    place = place or Place()
+    if own.packing:
+        check_packing(model.model, model.device)
+    steps = plan_steps(lengths, own, seed, place.world.size)
+    run = _Run(model, own, encoded, seed, place)
+    start = run.resume()
+    for done, step in enumerate(steps[start:], start):
+        run.take(step, done, len(steps))
+        if progress is not None:
+            progress(done + 1, len(steps))
+    seen = [row for step in steps for row in step.rows]
+    return Trained(len(steps), tuple(run.losses), len(seen), int(lengths[seen].sum()), start)
 
 
-def micro_batch(longest: int, batch_size: int, batch_tokens: int) -> int:
-    """Rows of a forward pass: the largest divisor of `batch_size` that fits `batch_tokens`, at least 1."""
-    divisors = [m for m in range(1, batch_size + 1) if batch_size % m == 0]
-    return max((m for m in divisors if m * longest <= batch_tokens), default=1)
+class _Run:
+    """A training under way."""
 
-
-def _examples(encoded: Encoded) -> list[dict[str, Any]]:
-    return [
-        {"input_ids": ids, "n_prompt": n} for ids, n in zip(encoded.sequences, encoded.n_prompt, strict=True)
-    ]
-
-
-class Collator:
-    """Rows of `_examples` as tensors [n, longest]: padded on the right, nothing learned but responses."""
-
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        longest = max(len(row["input_ids"]) for row in rows)
-        ids = torch.full((len(rows), longest), self.pad)
-        mask = torch.zeros((len(rows), longest), dtype=torch.int64)
-        labels = torch.full((len(rows), longest), _IGNORED)
-        for k, row in enumerate(rows):
-            n, first = len(row["input_ids"]), row["n_prompt"]
-            ids[k, :n] = torch.tensor(row["input_ids"])
-            mask[k, :n] = 1
-            labels[k, first:n] = ids[k, first:n]
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-class ResponseLoss:
-    """The loss of a micro-batch: its share of the mean -log p over all response tokens of the step.
-
-    epochs: mean training loss of a response token in each epoch so far, in nats.
-    """
-
-    def __init__(self, scale: float) -> None:
-        self.scale, self.epochs = scale, list[float]()
+    def __init__(
+        self, model: LanguageModel, own: FinetuneConfig, encoded: Encoded, seed: int, place: Place
+    ) -> None:
+        self.model, self.own, self.encoded, self.seed, self.place = model, own, encoded, seed, place
+        self.scale = _FLOAT16_SCALE if place.float16 else 1.0
+        named = model.model.named_parameters()
+        self.named: dict[str, torch.nn.Parameter] = {n: p for n, p in named if p.requires_grad}
+        self.optimizer = _optimizer(self.named.values(), own.weight_decay, _EPSILON * self.scale)
+        self.losses: list[float] = []
         self._sum, self._count = 0.0, 0
+        model.model.train()
+        torch.manual_seed(seed)
 
-    def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
-        """Raises UserError when the loss is not finite; num_items_in_batch: response tokens of the step."""
-        learned = labels[:, 1:] != _IGNORED
-        logits = outputs.logits[:, :-1][learned].float()
-        total = torch.nn.functional.cross_entropy(logits, labels[:, 1:][learned], reduction="sum")
+    def resume(self) -> int:
+        """Go back to where an earlier process was; returns the steps it had done."""
+        kept = self.place.checkpoints
+        state = None if kept is None else kept.load()
+        if state is None:
+            return 0
+        restore(state.tensors, self.named, self.optimizer, self.model.device)
+        self.losses, self._sum, self._count = list(state.losses), state.loss_sum, state.loss_count
+        return state.steps
+
+    def take(self, step: Step, done: int, steps: int) -> None:
+        """One optimiser step after `done` of `steps`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(done, steps, self.own)
+        world = self.place.world
+        if self._count == 0:
+            # transformers' loader draws a number before each pass: with it, its dropout masks are made again.
+            torch.empty((), dtype=torch.int64).random_()
+        if world.size > 1:
+            # Processes draw masks of their own, the same ones after a restart.
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, done, world.rank]).generate_state(1)[0]))
+        learned = sum(len(self.encoded.sequences[r]) - self.encoded.n_prompt[r] for r in step.rows)
+        total = 0.0
+        for batch in world.share(step.batches):
+            total += self._add_gradients(batch, learned)
+        self._finish(total, learned)
+        if step.ends_pass:
+            self.losses.append(self._sum / self._count)
+            self._sum, self._count = 0.0, 0
+        kept = self.place.checkpoints
+        if kept is not None and world.rank == 0 and kept.due():
+            tensors = snapshot(self.named, self.optimizer, self.model.device)
+            kept.save(State(done + 1, tensors, self.losses, self._sum, self._count))
+
+    def _add_gradients(self, rows: tuple[int, ...], learned: int) -> float:
+        """Add a batch's share of the gradient of the step's mean loss; returns its summed loss."""
+        pad = self.model.tokenizer.pad_token_id
+        made = (
+            packed(self.encoded, rows)
+            if self.own.packing
+            else padded(self.encoded, rows, self.model.eos_id if pad is None else pad)
+        )
+        labels = made.pop("labels").to(self.model.device)
+        inputs = {name: values.to(self.model.device) for name, values in made.items()}
+        with _autocast(self.model.device, self.place.autocast):
+            logits = self.model.model(**inputs, use_cache=False).logits
+        total = summed_loss(logits, labels)
         value = float(total.detach())
-        if not math.isfinite(value):
+        if math.isfinite(value):
+            (total * (self.scale / torch.tensor(learned, device=total.device))).backward()  # type: ignore[no-untyped-call]
+        return value
+
+    def _finish(self, total: float, learned: int) -> None:
+        """Update the weights, all processes having added their gradients; total: loss of this one's share."""
+        world, parameters = self.place.world, list(self.named.values())
+        (total,) = world.sum_numbers(self.model.device, total)
+        # Asked of the sum, so that no process waits for one that has given up.
+        if not math.isfinite(total):
             raise not_finite("the training loss")
-        self._sum += value
-        self._count += len(logits)
-        scaled: torch.Tensor = total * (self.scale / num_items_in_batch)
-        return scaled
-
-    def end_epoch(self) -> None:
-        """Close an epoch's mean."""
-        self.epochs.append(self._sum / self._count)
-        self._sum, self._count = 0.0, 0
+        self._sum += total
+        self._count += learned
+        world.sum_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, _CLIP * self.scale)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
-class RowOrder(torch.utils.data.Sampler[int]):
-    """Indices of the rows, shuffled anew each epoch by `seed`; those of a step longest first.
-
-    Sorting within a step leaves its sum as it is, and micro-batches of like lengths waste no padding.
-    """
-
-    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = np.array(lengths), batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the training library before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.lengths))
-        for start in range(0, len(order), self.batch_size):
-            step = order[start : start + self.batch_size]
-            yield from step[np.argsort(-self.lengths[step], kind="stable")].tolist()
+def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum of -log p over the labels [n, tokens] that are not ignored, each given the tokens before it."""
+    learned = labels[:, 1:] != IGNORED
+    chosen = logits[:, :-1][learned].float()
+    return torch.nn.functional.cross_entropy(chosen, labels[:, 1:][learned], reduction="sum")
 
 
-class _Trainer(Trainer):
-    """Trainer that takes the rows in `order`, set before training."""
+def _optimizer(
+    parameters: Iterable[torch.nn.Parameter], decay: float, epsilon: float
+) -> torch.optim.Optimizer:
+    """AdamW whose decay spares biases and the scales of norms, which have one dimension."""
+    every = list(parameters)
+    groups = [
+        {"params": [p for p in every if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=epsilon)
 
-    order: RowOrder
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:
-        return self.order
-
-
-class _Watch(TrainerCallback):
-    """Reports steps, and ends the loss's epochs."""
-
-    def __init__(self, loss: ResponseLoss, progress: Progress | None) -> None:
-        self.loss, self.progress = loss, progress
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.progress is not None:
-            self.progress(state.global_step, state.max_steps)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.loss.end_epoch()
+def _autocast(device: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.partition(":")[0], dtype=dtype)

@@ -1,9 +1,10 @@
-"""Where a fine-tune runs: in this process, or in one of its own that sees a single GPU.
+"""Where a fine-tune runs: in this process, or in one of its own for each of its GPUs.
 
-The training library takes the first GPU it sees, or all of them, and remembers it for the process. So a
-fine-tune on "cuda:N" gets a child process in which that GPU is the only one. Parent and child exchange JSON
-files in a temporary folder; the child's stdout carries progress, one "done total" a line; its stdin is a pipe
-that closes with the parent, whichever way that ends, and the child with it.
+Libraries take the first GPU they see, or all of them, and remember it for the process. So a fine-tune on
+"cuda:N" gets a child process in which that GPU is the only one, and one on several GPUs a launcher with a
+child for each. Parent and child exchange JSON files in a temporary folder; the child's stdout carries
+progress, one "done total" a line; its stdin is a pipe that closes with the parent, whichever way that ends,
+and the child with it.
 """
 
 from __future__ import annotations
@@ -22,48 +23,101 @@ import nncift_core
 from nncift_core.config import Config, parse_config
 from nncift_core.errors import NnciftError, RunError, UserError
 from nncift_core.finetune.rows import TrainingRows
+from nncift_core.finetune.student import settings
 from nncift_core.finetune.training import FineTuned, Progress, fine_tune_here
 
+_CHILD = "nncift_core.finetune"
 _TAIL = 2000
 _GRACE_S = 10
 # Left by launchers of distributed training, under which a lone process would wait for others.
-_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LAUNCHER = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT"),
+)
 
 
 def fine_tune(
-    config: Config, rows: TrainingRows, seed: int, device: str, folder: Path, progress: Progress | None = None
+    config: Config,
+    rows: TrainingRows,
+    seed: int,
+    device: str,
+    folder: Path,
+    progress: Progress | None = None,
+    checkpoints: Path | None = None,
 ) -> FineTuned:
-    """Train LoRA adapters on `rows` and write adapter_model.safetensors and adapter_config.json.
+    """Train the student on `rows` and write the result and the tokenizer's files.
 
-    folder: existing and empty, else ValueError; device: "cpu", "mps" or "cuda:N"; progress(done, total)
-    optimiser steps. The result is a function of `fine_tune_key`, not of the order of rows; on another
-    device it differs by rounding, and with dropout by the batches that `batch_tokens` makes.
-    Raises UserError (a response without tokens, `finetune.targets` that match nothing, an unusable model)
-    and RunError (a loss that is not finite, too little memory, a child process that died).
+    Of adapters that is adapter_model.safetensors and adapter_config.json, of a whole model (method "full")
+    model.safetensors and config.json. folder: existing and empty, else ValueError; device: "cpu", "mps" or
+    "cuda:N", with `finetune.devices` that GPU and the next ones; progress(done, total) optimiser steps;
+    checkpoints: a folder, which need not exist, for what a killed call left and the next goes on from. The
+    result is a function of `fine_tune_key`, not of the order of rows; on another device, or on several,
+    it differs by rounding, and with dropout by the batches that `batch_tokens` makes.
+
+    Raises UserError (a response without tokens, `finetune.targets` that match nothing, an unusable model,
+    fewer GPUs than wanted) and RunError (too little memory, a child process that died).
     """
     if not len(rows):
         raise ValueError("no rows to train on")
     if not folder.is_dir() or any(folder.iterdir()):
         raise ValueError(f"{folder} is not an empty folder")
+    devices = settings(config).devices
+    if devices > 1 and not device.startswith("cuda"):
+        raise UserError(
+            f'{devices} devices are wanted, and the student runs on "{device}"',
+            field="finetune.devices",
+            mend="Several devices must be GPUs: remove the key, or run where there are some.",
+        )
     where = fine_tune_apart if device.startswith("cuda") else fine_tune_here
-    return where(config, rows, seed, device, folder, progress)
+    return where(config, rows, seed, device, folder, progress, checkpoints)
 
 
 def fine_tune_apart(
-    config: Config, rows: TrainingRows, seed: int, device: str, folder: Path, progress: Progress | None = None
+    config: Config,
+    rows: TrainingRows,
+    seed: int,
+    device: str,
+    folder: Path,
+    progress: Progress | None = None,
+    checkpoints: Path | None = None,
 ) -> FineTuned:
-    """`fine_tune` in a child process; "cuda:N" counts as in this process."""
+    """`fine_tune` in child processes, one for each of `finetune.devices`; "cuda:N" counts as here."""
+    count = settings(config).devices
     with tempfile.TemporaryDirectory() as scratch:
         spec_file, result_file = Path(scratch) / "spec.json", Path(scratch) / "result.json"
-        spec_file.write_text(json.dumps(child_spec(config, rows, seed, device, folder)), encoding="utf-8")
+        spec = child_spec(config, rows, seed, device, folder, checkpoints)
+        spec_file.write_text(json.dumps(spec), encoding="utf-8")
+        command = [*launcher(count), str(spec_file), str(result_file)]
         with open(Path(scratch) / "stderr.txt", "w+b") as errors:
-            code = _run_child([str(spec_file), str(result_file)], child_env(device), errors, progress)
-            if code or not result_file.is_file():
+            code = _run_child(command, child_env(device, count), errors, progress)
+            # With several processes the launcher ends with a code of its own when one of them gave up.
+            if not result_file.is_file() or (code and count == 1):
                 raise RunError(f"the fine-tuning process ended with code {code}: {_tail(errors)}")
-        return _result(json.loads(result_file.read_text(encoding="utf-8")))
+            found = json.loads(result_file.read_text(encoding="utf-8"))
+            if code and "fine_tuned" in found:
+                raise RunError(f"a fine-tuning process ended with code {code}: {_tail(errors)}")
+        return _result(found)
 
 
-def child_spec(config: Config, rows: TrainingRows, seed: int, device: str, folder: Path) -> dict[str, Any]:
+def launcher(count: int) -> list[str]:
+    """The command that starts `count` children on this machine, their two files to follow.
+
+    Several are started by torch's own launcher, which gives each its number and ends all when one fails.
+    """
+    if count == 1:
+        return [sys.executable, "-m", _CHILD]
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
+    return [sys.executable, *several, _CHILD]
+
+
+def child_spec(
+    config: Config,
+    rows: TrainingRows,
+    seed: int,
+    device: str,
+    folder: Path,
+    checkpoints: Path | None = None,
+) -> dict[str, Any]:
     """What the child reads: JSON of everything that `fine_tune_here` is called with there."""
     import torch
 
@@ -73,17 +127,18 @@ def child_spec(config: Config, rows: TrainingRows, seed: int, device: str, folde
         "base_dir": config.base_dir,
         "rows": asdict(rows),
         "seed": seed,
-        "device": "cuda:0" if device.startswith("cuda") else device,
+        "device": "cuda" if device.startswith("cuda") else device,
         "folder": str(folder.resolve()),
+        "checkpoints": None if checkpoints is None else str(checkpoints.resolve()),
         # Another number of threads sums in another order.
         "threads": torch.get_num_threads(),
     }
 
 
-def _run_child(files: list[str], env: dict[str, str], errors: IO[bytes], progress: Progress | None) -> int:
+def _run_child(command: list[str], env: dict[str, str], errors: IO[bytes], progress: Progress | None) -> int:
     """Exit code of the child; it is ended when this is left in another way."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "nncift_core.finetune", *files],
+        command,
         env=env,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -107,10 +162,11 @@ def _run_child(files: list[str], env: dict[str, str], errors: IO[bytes], progres
                     process.kill()
 
 
-def child_env(device: str) -> dict[str, str]:
-    """This process's environment, with the GPU of `device` ("cuda:N") as the only visible one.
+def child_env(device: str, count: int = 1) -> dict[str, str]:
+    """This process's environment, with `count` GPUs from that of `device` ("cuda:N") on as the only visible
+    ones; after the last comes the first.
 
-    Raises RunError when CUDA_VISIBLE_DEVICES names fewer than N + 1 devices.
+    Raises RunError where CUDA_VISIBLE_DEVICES names no more than N devices, UserError for less than `count`.
     """
     env = {k: v for k, v in os.environ.items() if k not in _LAUNCHER and not k.startswith("ACCELERATE_")}
     root = str(Path(nncift_core.__file__).resolve().parents[1])
@@ -119,10 +175,24 @@ def child_env(device: str) -> dict[str, str]:
         return env
     number = int(device.partition(":")[2] or 0)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(k) for k in range(number + 1)] if visible is None else visible.split(",")
+    there = number + 1 if count == 1 else _gpus()
+    names = [str(k) for k in range(there)] if visible is None else visible.split(",")
     if number >= len(names):
         raise RunError(f"no {device}: CUDA_VISIBLE_DEVICES is {visible}")
-    return {**env, "CUDA_VISIBLE_DEVICES": names[number].strip()}
+    if count > len(names):
+        raise UserError(
+            f"{count} GPUs are wanted, and there are {len(names)}",
+            field="finetune.devices",
+            mend=f"Use at most {len(names)}.",
+        )
+    chosen = [names[(number + k) % len(names)].strip() for k in range(count)]
+    return {**env, "CUDA_VISIBLE_DEVICES": ",".join(chosen)}
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _tail(errors: IO[bytes]) -> str:
@@ -151,6 +221,8 @@ def child(spec_file: str, result_file: str) -> int:
 
     torch.set_num_threads(spec["threads"])
     rows = TrainingRows(**{name: tuple(values) for name, values in spec["rows"].items()})
+    rank, alone = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")) == 1
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if spec["device"] == "cuda" else spec["device"]
     found: dict[str, Any]
     try:
         config = parse_config(spec["config"], base_dir=spec["base_dir"])
@@ -158,9 +230,11 @@ def child(spec_file: str, result_file: str) -> int:
             config,
             rows,
             spec["seed"],
-            spec["device"],
+            device,
             Path(spec["folder"]),
-            lambda done, total: print(done, total, file=out, flush=True),
+            (lambda done, total: print(done, total, file=out, flush=True)) if rank == 0 else None,
+            Path(spec["checkpoints"]) if spec["checkpoints"] else None,
+            alone=alone,
         )
         found = {"fine_tuned": asdict(tuned)}
     except UserError as e:
@@ -168,8 +242,13 @@ def child(spec_file: str, result_file: str) -> int:
         found = {"user_error": {"what": e.what, "mend": e.mend, **places}}
     except NnciftError as e:
         found = {"run_error": str(e)}
-    Path(result_file).write_text(json.dumps(found), encoding="utf-8")
-    return 0
+    told = "fine_tuned" in found
+    if rank == 0 or not told:
+        part = Path(f"{result_file}.{rank}")
+        part.write_text(json.dumps(found), encoding="utf-8")
+        part.replace(result_file)
+    # Others wait for this one's share of a sum: the launcher ends them.
+    return 0 if told or alone else 3
 
 
 def _end_with_parent() -> None:

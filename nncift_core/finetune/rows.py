@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 from nncift_core.errors import UserError
 from nncift_core.language_models import LanguageModel
-from nncift_core.sequences import fill, fit
+from nncift_core.sequences import encode_prompts, fit
 from nncift_core.text import one_line
 
 _NAMED = 5
@@ -34,6 +35,10 @@ class TrainingRows:
     def __len__(self) -> int:
         return len(self.example_ids)
 
+    def first(self, k: int) -> TrainingRows:
+        """The first k rows, or all of them."""
+        return TrainingRows(**{f.name: getattr(self, f.name)[:k] for f in fields(self)})
+
     def by_content(self) -> TrainingRows:
         """The same rows in an order that depends on their contents only; copies stay."""
         # Equal hashes may stand for texts that differ in their Unicode form, so the texts decide last.
@@ -47,6 +52,9 @@ class TrainingRows:
 @dataclass(frozen=True)
 class Encoded:
     """n token sequences under the token rule: bos ++ prompt ++ response ++ eos, cut to the context.
+
+    Under the template "chat" the prompt is the conversation up to where the answer begins, and eos what ends
+    the assistant's turn.
 
     n_prompt: tokens before the response in each (they are read, not learned); truncated: rows cut.
     """
@@ -66,19 +74,52 @@ class Encoded:
         return self.tokens - sum(self.n_prompt)
 
 
-def encode(model: LanguageModel, rows: TrainingRows, template: str) -> Encoded:
-    """Tokens of `rows`, prompts filled into `template`; needs the model's tokenizer only.
+def prompt_ids(model: LanguageModel, prompts: Sequence[str], template: str) -> list[list[int]]:
+    """Ids of what stands before each response, without BOS (`sequences.fit` puts it first).
 
-    Raises UserError for responses that have no tokens, naming the first of them, and like
-    `nncift_core.sequences.fit`.
+    template: `finetune.template`; a student under "chat" (`load_student` gives one) reads each prompt as the
+    user's message in its own chat template. For training, evaluation and generation alike. Raises UserError
+    naming `finetune.template` for a chat template that is missing or cannot be filled.
+    """
+    with naming_template():
+        return encode_prompts(model, prompts, template)
+
+
+@contextmanager
+def naming_template() -> Iterator[None]:
+    """Make errors about the chat template errors about `finetune.template`."""
+    try:
+        yield
+    except UserError as e:
+        if e.field != "language_model.template":
+            raise
+        mend = e.mend.replace('template = "plain"', 'a template with {prompt} instead of "chat"')
+        raise UserError(e.what, mend=mend, field="finetune.template") from e
+
+
+def encode(model: LanguageModel, rows: TrainingRows, template: str) -> Encoded:
+    """Tokens of `rows`, prompts as `prompt_ids` gives them; needs the model's tokenizer only.
+
+    Raises UserError for rows without a token to learn, the response being empty or the context too short for
+    any of it, naming the first of them, and like `nncift_core.sequences.fit`.
     """
     responses = model.tokenize(rows.responses)
-    _refuse_empty(rows, responses)
-    prompts = model.tokenize([fill(template, prompt=prompt) for prompt in rows.prompts])
+    _refuse(
+        rows,
+        [k for k, ids in enumerate(responses) if not ids],
+        "have a response without tokens, so nothing to learn",
+        "Give these rows a response, or leave them out of the pool.",
+    )
     fitted = [
         fit(model, prompt, [*response, model.eos_id], "finetune.template")
-        for prompt, response in zip(prompts, responses, strict=True)
+        for prompt, response in zip(prompt_ids(model, rows.prompts, template), responses, strict=True)
     ]
+    _refuse(
+        rows,
+        [k for k, (_, response, _) in enumerate(fitted) if not response],
+        f"lose their whole response to the model's context of {model.context_length} tokens",
+        "Take a student with a longer context.",
+    )
     return Encoded(
         sequences=tuple(prompt + response for prompt, response, _ in fitted),
         n_prompt=tuple(len(prompt) for prompt, _, _ in fitted),
@@ -86,16 +127,12 @@ def encode(model: LanguageModel, rows: TrainingRows, template: str) -> Encoded:
     )
 
 
-def _refuse_empty(rows: TrainingRows, responses: Sequence[list[int]]) -> None:
-    empty = [k for k, ids in enumerate(responses) if not ids]
-    if not empty:
+def _refuse(rows: TrainingRows, found: Sequence[int], why: str, mend: str) -> None:
+    """Raise UserError naming the first of the rows `found`, if there are any."""
+    if not found:
         return
     shown = "; ".join(
-        f"example {rows.example_ids[k]}, {one_line(rows.places[k], 120)}" for k in empty[:_NAMED]
+        f"example {rows.example_ids[k]}, {one_line(rows.places[k], 120)}" for k in found[:_NAMED]
     )
-    more = f"; and {len(empty) - _NAMED} more" if len(empty) > _NAMED else ""
-    raise UserError(
-        f"{len(empty)} of {len(rows)} training rows have a response without tokens, so nothing to learn: "
-        f"{shown}{more}",
-        mend="Give these rows a response, or leave them out of the pool.",
-    )
+    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    raise UserError(f"{len(found)} of {len(rows)} training rows {why}: {shown}{more}", mend=mend)

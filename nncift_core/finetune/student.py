@@ -7,13 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nncift_core.config import Config, FinetuneConfig, LanguageModelConfig
+from nncift_core.config_training import CHAT
 from nncift_core.errors import UserError
+from nncift_core.finetune.rows import naming_template
 from nncift_core.hashing import digest
 from nncift_core.hub import quiet
 from nncift_core.language_models import (
     LanguageModel,
+    check_language_model,
     is_local,
     language_model_key,
     load_language_model,
@@ -21,12 +25,12 @@ from nncift_core.language_models import (
 )
 from nncift_core.models import file_sha256
 
+# The two files that make an adapter, and those that make a model trained whole.
 WEIGHTS, SHAPE = "adapter_model.safetensors", "adapter_config.json"
+MODEL_WEIGHTS, MODEL_SHAPE = "model.safetensors", "config.json"
 
-# Raise it when the same settings and rows give other adapters than before.
+# Raise it when the same settings and rows give other weights than before.
 _VERSION = 3
-# What the student's key holds already, and what changes memory or place only.
-_NOT_IN_KEY = {"model", "revision", "dtype", "trust_remote_code", "device", "batch_tokens"}
 
 
 def settings(config: Config) -> FinetuneConfig:
@@ -37,20 +41,26 @@ def settings(config: Config) -> FinetuneConfig:
 
 
 def student(config: Config) -> LanguageModelConfig:
-    """The model of `[finetune]`, else that of `[language_model]`, on the device `[finetune]` names."""
+    """The model of `[finetune]`, else that of `[language_model]`, on the device `[finetune]` names.
+
+    Its template is "chat" where `finetune.template` is, and its weights have 4 bits under "qlora".
+    """
     own = settings(config)
+    # The student reads `finetune.template`, whatever the teacher does.
+    told: dict[str, Any] = {
+        "template": "chat" if own.template == CHAT else "plain",
+        "quantization": "4bit" if own.method == "qlora" else "none",
+        "device": own.device,
+        "batch_tokens": own.batch_tokens,
+    }
     if own.model is None:
-        # The student reads `finetune.template`, and whole weights are trained on.
-        apart = {"template": "plain", "quantization": "none"}
-        where = {"device": own.device, "batch_tokens": own.batch_tokens}
-        return config.language_model.model_copy(update=where | apart)
+        return config.language_model.model_copy(update=told)
     return LanguageModelConfig(
         model=own.model,
         revision=own.revision,
         dtype=own.dtype,
         trust_remote_code=own.trust_remote_code,
-        device=own.device,
-        batch_tokens=own.batch_tokens,
+        **told,
     )
 
 
@@ -78,28 +88,52 @@ def load_student_tokenizer(config: Config) -> LanguageModel:
         return load_tokenizer(student(config), config.base_dir)
 
 
+def load_to_train(config: Config, device: str) -> LanguageModel:
+    """The student as training starts from it: weights that are trained themselves are float32.
+
+    Their updates are lost in the rounding of 16 bits. Raises like `load_student`.
+    """
+    wanted = student(config)
+    if settings(config).method == "full":
+        wanted = wanted.model_copy(update={"dtype": "float32"})
+    with _named_as_student(config):
+        return load_language_model(wanted, device, config.base_dir)
+
+
+def check_method(config: Config, device: str | None = None) -> None:
+    """Raise UserError now for what `load_student` would refuse later: 4-bit weights that cannot be had here.
+
+    device: where the student is to run; None: on whichever GPU there is.
+    """
+    if settings(config).method != "qlora":
+        return
+    from nncift_core.devices import available_devices
+
+    where = device or available_devices()[0]
+    weights_alone = student(config).model_copy(update={"template": "plain"})
+    with _named_as_student(config):
+        check_language_model(weights_alone, where, config.base_dir)
+
+
 def fine_tune_key(config: Config, content_hashes: Sequence[str], seed: int) -> str:
-    """Digest of all that decides an adapter: student, `[finetune]` values, contents of the rows, seed.
+    """Digest of all that decides the weights: student, `[finetune]` values, contents of the rows, seed.
 
     The order of `content_hashes` does not count, the number of copies does. Loads no weights.
     """
-    own = settings(config)
-    values = own.model_dump(mode="json", exclude=_NOT_IN_KEY)
-    if own.dropout:
-        # Another micro-batch draws other dropout masks.
-        values["batch_tokens"] = own.batch_tokens
-    if isinstance(values["targets"], list):
-        values["targets"] = sorted(set(values["targets"]))
+    values = settings(config).values()
     return digest(
         ["fine-tune", _VERSION, student_key(config), values, sorted(content_hashes), seed],
     )
 
 
 def load_fine_tuned(config: Config, folder: Path, device: str) -> LanguageModel:
-    """The student with the adapter of `folder` on `device`, in eval mode; nothing is merged.
+    """The model of `folder` on `device`, in eval mode: the student with its adapter, or the whole model.
 
-    Merging would round the adapter into low-precision weights. Raises like `load_student`.
+    Nothing is merged: that would round the adapter into low-precision weights. Raises like `load_student`.
     """
+    if settings(config).method == "full":
+        whole = student(config).model_copy(update={"model": str(folder.resolve()), "revision": None})
+        return load_language_model(whole, device)
     base = load_student(config, device)
     from peft import PeftModel
 
@@ -111,7 +145,9 @@ def load_fine_tuned(config: Config, folder: Path, device: str) -> LanguageModel:
             base.model, str(folder), is_trainable=False, torch_device=device, local_files_only=True
         )
     key = digest([base.key, file_sha256(folder / WEIGHTS), file_sha256(folder / SHAPE)])
-    return replace(base, model=model.to(device).eval(), key=key)
+    # Weights of 4 bits cannot be moved, and are there already.
+    placed = model if settings(config).method == "qlora" else model.to(device)
+    return replace(base, model=placed.eval(), key=key)
 
 
 def student_name(config: Config) -> str:
@@ -123,10 +159,15 @@ def student_name(config: Config) -> str:
 
 @contextmanager
 def _named_as_student(config: Config) -> Iterator[None]:
-    """Make errors about a student of its own name the keys of `[finetune]`, where the user set them."""
+    """Make errors about a student the keys of `[finetune]`, where the user set them."""
     try:
-        yield
+        with naming_template():
+            yield
     except UserError as e:
+        if e.field == "language_model.quantization":
+            what = e.what.replace('"4bit"', 'method = "qlora"')
+            mend = 'On a machine with a GPU: pip install "nncift[gpu]". Elsewhere: method = "lora".'
+            raise UserError(what, mend=mend, field="finetune.method") from e
         own = config.finetune is not None and config.finetune.model is not None
         if not own or e.field is None or not e.field.startswith("language_model."):
             raise

@@ -1,8 +1,7 @@
-"""One fine-tune in this process: load the student, put LoRA adapters on it, train them, write them."""
+"""One fine-tune in this process: load the student, make it trainable, train, write what was trained."""
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import warnings
@@ -14,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from nncift_core.config import Config, FinetuneConfig
-from nncift_core.errors import RunError, UserError
+from nncift_core.config import Config
+from nncift_core.devices import torch_dtype
+from nncift_core.errors import RunError
+from nncift_core.finetune.methods import save, trainable
 from nncift_core.finetune.rows import TrainingRows, encode
-from nncift_core.finetune.student import SHAPE, WEIGHTS, load_student, settings, student, student_name
+from nncift_core.finetune.student import fine_tune_key, load_to_train, settings, student
 from nncift_core.hashing import int63
 from nncift_core.hub import quiet
 
@@ -33,7 +34,9 @@ class FineTuned:
 
     rows; tokens: of one epoch, no padding; response_tokens: those of them that are learned; truncated:
     rows cut to the context; steps: of the optimiser, all epochs; losses: mean training loss of a response
-    token in each epoch, in nats, taken before each step's update; trainable_parameters: of the adapters.
+    token in each epoch, in nats, taken before each step's update; trainable_parameters: of the adapters, or
+    of the whole model; seen_rows, seen_tokens: over all epochs, no padding; resumed_at: steps that had been
+    done by a process that was killed.
     """
 
     rows: int
@@ -43,107 +46,70 @@ class FineTuned:
     steps: int
     losses: tuple[float, ...]
     trainable_parameters: int
+    seen_rows: int
+    seen_tokens: int
+    resumed_at: int = 0
 
 
 def fine_tune_here(
-    config: Config, rows: TrainingRows, seed: int, device: str, folder: Path, progress: Progress | None = None
+    config: Config,
+    rows: TrainingRows,
+    seed: int,
+    device: str,
+    folder: Path,
+    progress: Progress | None = None,
+    checkpoints: Path | None = None,
+    *,
+    alone: bool = True,
 ) -> FineTuned:
-    """`fine_tune` in this process, on "cpu", "mps", or on "cuda:0" when that is the only one visible.
+    """`fine_tune` in this process, on "cpu", "mps", or a GPU that is its own.
 
-    Waits for another fine-tune of this process to end. The process's random state is as before.
+    Waits for another fine-tune of this process to end. The process's random state is as before. Not `alone`,
+    it is one of several processes of a launcher and trains its share; the first of them writes.
     """
     own = settings(config)
     with _ONE_AT_A_TIME, quiet(), warnings.catch_warnings(), _random_state(), _memory(device):
         warnings.simplefilter("ignore")
-        model = load_student(config, device)
-        encoded = encode(model, rows.by_content(), own.template)
-        from nncift_core.finetune.loop import train
+        from nncift_core.finetune.checkpoints import Checkpoints
+        from nncift_core.finetune.loop import Place, train
+        from nncift_core.finetune.world import World, joined
 
+        model = load_to_train(config, device)
+        encoded = encode(model, rows.by_content(), own.template)
         draw = int63(f"fine-tune\x1f{seed}") % 2**32
-        adapted = _with_adapters(model.model, own, draw)
-        learner = replace(model, model=adapted)
-        steps, losses = train(learner, own, encoded, draw, student(config).dtype == "float16", progress)
-        _save(adapted, config, folder)
+        learning = trainable(model.model, own, draw)
+        place = Place(
+            float16=student(config).dtype == "float16",
+            autocast=_autocast(config),
+            checkpoints=Checkpoints(
+                checkpoints, own.checkpoint_minutes, fine_tune_key(config, rows.content_hashes, seed)
+            ),
+            world=World() if alone else joined(device),
+        )
+        done = train(replace(model, model=learning), own, encoded, draw, place, progress)
+        count = sum(p.numel() for p in learning.parameters() if p.requires_grad)
+        if place.world.rank == 0:
+            save(learning, model, config, folder)
     return FineTuned(
         rows=len(rows),
         tokens=encoded.tokens,
         response_tokens=encoded.response_tokens,
         truncated=encoded.truncated,
-        steps=steps,
-        losses=losses,
-        trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
+        steps=done.steps,
+        losses=done.losses,
+        trainable_parameters=count,
+        seen_rows=done.seen_rows,
+        seen_tokens=done.seen_tokens,
+        resumed_at=done.resumed_at,
     )
 
 
-def _with_adapters(model: Any, own: FinetuneConfig, seed: int) -> Any:
-    """`model` with fresh LoRA adapters in float32, its own weights frozen; raises UserError for targets."""
-    import torch
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    if own.targets != "all-linear":
-        _check_targets(model, own.targets)
-    shape = LoraConfig(
-        r=own.rank,
-        lora_alpha=own.alpha,  # type: ignore[arg-type]
-        lora_dropout=own.dropout,
-        target_modules=own.targets,
-        bias="none",
-        task_type=TaskType.CAUSAL_LM,
-    )
-    torch.manual_seed(seed)
-    try:
-        return get_peft_model(model, shape)
-    except ValueError as e:
-        raise _no_such_targets(model, str(e)) from e
-
-
-def _check_targets(model: Any, targets: list[str]) -> None:
-    """Refuse a name that stands for no module: the library only looks whether any name does."""
-    names = [name for name, _ in model.named_modules()]
-    absent = [t for t in targets if not t or not any(n == t or n.endswith(f".{t}") for n in names)]
-    if absent or not targets:
-        raise _no_such_targets(model, f'the student has no module "{absent[0]}"' if absent else "is empty")
-
-
-def _no_such_targets(model: Any, what: str) -> UserError:
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    linear = {n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D)}
-    known = ", ".join(sorted(linear))
-    return UserError(
-        what, field="finetune.targets", mend=f'Use "all-linear", or some of its linear modules: {known}.'
-    )
-
-
-def _save(adapted: Any, config: Config, folder: Path) -> None:
-    """Write the adapter's two files into the empty `folder`, free of machine paths and of chance."""
+def _autocast(config: Config) -> Any:
+    """The dtype of forward passes over float32 weights that are all trained; None for adapters."""
     import torch
 
-    if not all(bool(torch.isfinite(p).all()) for p in adapted.parameters() if p.requires_grad):
-        raise not_finite("an adapter weight")
-    # peft's "auto" would ask the model hub for the student's vocabulary.
-    adapted.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-    for path in folder.iterdir():
-        if path.name not in (WEIGHTS, SHAPE):
-            path.unlink()
-    shape = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
-    shape["base_model_name_or_path"] = student_name(config)
-    shape["revision"] = student(config).revision
-    # A set in peft, so written in another order by every process.
-    if isinstance(shape["target_modules"], list):
-        shape["target_modules"].sort()
-    text = json.dumps(shape, indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / SHAPE).write_text(text + "\n", encoding="utf-8")
-
-
-def not_finite(what: str) -> UserError:
-    """Training has left the numbers."""
-    return UserError(
-        f"fine-tuning failed: {what} is not a finite number",
-        field="finetune.learning_rate",
-        mend='Lower it, or use dtype = "float32" or "bfloat16".',
-    )
+    wanted = torch_dtype(student(config).dtype)
+    return wanted if settings(config).method == "full" and wanted != torch.float32 else None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from nncift_core.pipeline.diff import Chosen, changes, common_scores, summary
+from nncift_core.pipeline.diff_objective import objective_change
 from nncift_core.store.files import verify
 from nncift_core.store.query import rows
 from nncift_core.store.runs import read_attempts, read_result
@@ -58,6 +59,7 @@ def compare_runs(ws: Workspace, run_before: str, run_after: str) -> RunDiff:
         "subset": _overlap(before, after),
         "scores": _agreement(before, after),
         "summary": summary(moved),
+        "objective": objective_change(ws, before, after, results),
     }
     return RunDiff(before, after, told, moved)
 

@@ -1,11 +1,11 @@
-"""The models of a comparison: which pool rows each is trained on, and its adapter in the workspace."""
+"""The models of a comparison: which pool rows each is trained on, and its weights in the workspace."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,27 @@ import pyarrow as pa
 from nncift_core.config import Config
 from nncift_core.evaluation import check_room, longest_rows, random_rows, random_tokens
 from nncift_core.finetune import (
+    MODEL_SHAPE,
+    MODEL_WEIGHTS,
     SHAPE,
     WEIGHTS,
     TrainingRows,
+    check_method,
     encode,
     fine_tune,
     fine_tune_key,
     load_student_tokenizer,
+    mask_preview,
+    model_card,
     settings,
     student_is_local,
     student_key,
     student_name,
 )
+from nncift_core.finetune.card import README
+from nncift_core.finetune.training import FineTuned
 from nncift_core.pipeline.problem import Problem
-from nncift_core.store.files import publish, write_json
+from nncift_core.store.files import made_in, publish, write_json
 from nncift_core.store.runs import intact
 from nncift_core.store.workspace import Workspace
 
@@ -57,14 +64,19 @@ class Cell:
 
 
 def check_student(config: Config, *, fetch: bool) -> None:
-    """Raise UserError now for what would only show after hours: no room for answers in the context.
+    """Raise UserError now for what would only show after hours: no room for answers in the context, no
+    GPU for 4-bit weights, no chat template.
 
     fetch: whether a hub model may be downloaded for it; otherwise only local students are looked at.
     """
-    if config.finetune is None or not (fetch or student_is_local(config)):
+    if config.finetune is None:
+        return
+    check_method(config)
+    if not (fetch or student_is_local(config)):
         return
     tokenizer = load_student_tokenizer(config)
-    if config.target.test and "rouge" in config.evaluation.metrics:
+    e = config.evaluation
+    if config.target.test and (e.generates or "icl" in e.modes):
         check_room(tokenizer, config.evaluation.max_new_tokens)
 
 
@@ -160,13 +172,22 @@ def training_rows(problem: Problem, rows: Int64) -> TrainingRows:
 
 
 def is_trained(ws: Workspace, key: str) -> bool:
-    """Whether the adapter of a fine-tune is there, whole."""
+    """Whether the weights of a fine-tune are there, whole: an adapter, or a model of its own."""
     folder = ws.adapter_dir(key)
-    return all(intact(ws, ws.relative(folder / name)) for name in (WEIGHTS, SHAPE, CARD))
+    return any(
+        all(intact(ws, ws.relative(folder / name)) for name in (*names, CARD))
+        for names in ((WEIGHTS, SHAPE), (MODEL_WEIGHTS, MODEL_SHAPE))
+    )
+
+
+def trained_weights(ws: Workspace, key: str) -> Path:
+    """The file of a fine-tune's weights, by which its scores name what they are of."""
+    folder = ws.adapter_dir(key)
+    return folder / (MODEL_WEIGHTS if (folder / MODEL_WEIGHTS).is_file() else WEIGHTS)
 
 
 def training_card(ws: Workspace, key: str) -> dict[str, Any]:
-    """What an adapter was trained on and how it went (`training.json`)."""
+    """What was trained on what and how it went (`training.json`)."""
     card: dict[str, Any] = json.loads((ws.adapter_dir(key) / CARD).read_text(encoding="utf-8"))
     return card
 
@@ -174,14 +195,15 @@ def training_card(ws: Workspace, key: str) -> dict[str, Any]:
 def train_cell(
     problem: Problem, cell: Cell, device: str, parent: str, progress: Callable[[int], None] | None = None
 ) -> int:
-    """Fine-tune one model and publish its adapter; returns rows times epochs.
+    """Fine-tune one model and publish it; returns rows times passes (`FinetuneConfig.passes`).
 
-    progress(n): n more rows were trained on, an epoch counting every row once; parent: the table of subsets.
+    A training that was killed goes on where it was. progress(n): n more rows were trained on, a pass
+    counting every row once; parent: the table of subsets.
     """
     config, ws = problem.config, problem.ws
     own = settings(config)
     rows = training_rows(problem, cell.rows)
-    total, told = len(cell.rows) * own.epochs, 0
+    total, told = len(cell.rows) * own.passes, 0
 
     def tell(done: int, steps: int) -> None:
         nonlocal told
@@ -194,31 +216,51 @@ def train_cell(
     with tempfile.TemporaryDirectory(dir=ws.tmp_dir) as scratch:
         folder = Path(scratch) / "adapter"
         folder.mkdir()
-        tuned = fine_tune(config, rows, cell.seed, device, folder, tell)
-        card = {
-            "key": cell.key,
-            "subset": cell.subset,
-            "seed": cell.seed,
-            "student": student_name(config),
-            "student_key": student_key(config),
-            "finetune": own.model_dump(mode="json", exclude={"model", "device", "batch_tokens"}),
-            "example_ids": list(rows.example_ids),
-            "content_ids": list(rows.content_hashes),
-            **asdict(tuned),
-        }
-        write_json(folder / CARD, card)
+        under_way = ws.training_dir(cell.key)
+        tuned = fine_tune(config, rows, cell.seed, device, folder, tell, under_way)
+        _describe(problem, cell, rows, tuned, folder)
         _publish(problem, cell, folder, parent)
+        shutil.rmtree(under_way, ignore_errors=True)
     return total
 
 
+def _describe(problem: Problem, cell: Cell, rows: TrainingRows, tuned: FineTuned, folder: Path) -> None:
+    """Write beside the weights what they are: for programs, and for people."""
+    config = problem.config
+    assert cell.seed is not None
+    card = {
+        "key": cell.key,
+        "subset": cell.subset,
+        "seed": cell.seed,
+        "student": student_name(config),
+        "student_key": student_key(config),
+        "finetune": settings(config).model_dump(mode="json", exclude={"model", "device", "batch_tokens"}),
+        "example_ids": list(rows.example_ids),
+        "content_ids": list(rows.content_hashes),
+        "masks": [row.to_json() for row in mask_preview(config, rows)],
+        **asdict(tuned),
+    }
+    write_json(folder / CARD, card)
+    text = model_card(
+        config,
+        tuned,
+        rows.content_hashes,
+        subset=cell.subset,
+        seed=cell.seed,
+        key=cell.key,
+        run=made_in(problem.ws.root).partition("/")[0],
+    )
+    (folder / README).write_text(text, encoding="utf-8")
+
+
 def _publish(problem: Problem, cell: Cell, folder: Path, parent: str) -> None:
-    """Move an adapter into the workspace, its weights last."""
+    """Move what was trained into the workspace, its weights last."""
     ws = problem.ws
-    for name in (SHAPE, CARD, WEIGHTS):
-        source = folder / name
+    weights = (WEIGHTS, MODEL_WEIGHTS)
+    for source in sorted(folder.iterdir(), key=lambda path: (path.name in weights, path.name)):
         publish(
             ws.root,
-            ws.adapter_dir(cell.key) / name,
+            ws.adapter_dir(cell.key) / source.name,
             lambda part, source=source: _copy(source, part),  # type: ignore[misc]
             kind="adapter",
             key=cell.key,
@@ -230,3 +272,26 @@ def _publish(problem: Problem, cell: Cell, folder: Path, parent: str) -> None:
 
 def _copy(source: Path, part: Path) -> None:
     shutil.copyfile(source, part)
+
+
+def masks_table(problem: Problem, run_id: str, found: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Rows of view `training_masks`: the first training rows of each subset, token by token.
+
+    Of its first seed; trainings of an older version noted none. tokens, learned_tokens: of the whole row, of
+    which `position` runs over those that were noted.
+    """
+    first: dict[str, Cell] = {}
+    for cell in found:
+        if cell.seed is not None:
+            first.setdefault(cell.subset, cell)
+    rows = []
+    for cell in first.values():
+        for row in training_card(problem.ws, cell.key).get("masks", []):
+            shared = {"run_id": run_id, "subset": cell.subset, "seed": cell.seed}
+            shared |= {"train_id": row["example_id"]}
+            shared |= {"tokens": row["n_tokens"], "learned_tokens": row["n_learned"]}
+            rows += [
+                shared | {"position": position, "text": text, "learned": learned}
+                for position, text, learned in row["tokens"]
+            ]
+    return rows

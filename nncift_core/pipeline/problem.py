@@ -98,6 +98,8 @@ class Problem:
     pool lacks; columns are distinct contents of the targets. Views and selection expand to rows.
     A pointwise function has one column, `POINTWISE`, which is no content; its target rows are not valued.
     refresh: the earlier run that a recurring one goes on from, whose label design it keeps.
+    own_values: of the exact values that are stored, the completed matrix takes only the job's own labels and
+    audit pairs, as if no other job had left any here.
     """
 
     ws: Workspace
@@ -105,6 +107,7 @@ class Problem:
     keys: Keys
     datasets: tuple[Dataset, ...]
     refresh: Refresh | None = None
+    own_values: bool = False
 
     @classmethod
     def load(
@@ -114,9 +117,11 @@ class Problem:
         keys: Keys,
         refs: list[DatasetRef],
         refresh: Refresh | None = None,
+        *,
+        own_values: bool = False,
     ) -> Problem:
         """From references; raises IntegrityError when a stored file is damaged."""
-        return cls(ws, config, keys, tuple(Dataset(ws, r) for r in refs), refresh)
+        return cls(ws, config, keys, tuple(Dataset(ws, r) for r in refs), refresh, own_values)
 
     def of_role(self, role: str) -> list[Dataset]:
         """The data sets of one role."""

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from nncift_core.errors import UserError
 from nncift_core.hashing import digest
-from nncift_core.report import render, render_prune, render_sweep
+from nncift_core.report import render, render_audit, render_compare, render_prune, render_sweep
 from nncift_core.store.files import publish, void, write_atomic
 from nncift_core.store.runs import read_result, resolve_runs
 from nncift_core.store.sweeps import read_sweeps
 from nncift_core.store.workspace import Workspace
+
+# Runs without a matrix of their own, by kind; all others are valuations.
+_PAGES = {"prune": render_prune, "compare": render_compare, "audit": render_audit}
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ def copy_report(report: Report, output: Path) -> None:
 def write_report(ws: Workspace, run_id: str) -> str:
     """Render the page of a run or of a sweep from its views and publish it; returns its relative path."""
     swept = ws.sweep_file(run_id).is_file()
-    pruned = (read_result(ws, run_id) or {}).get("kind") == "prune"
-    page = render_sweep(ws, run_id) if swept else (render_prune if pruned else render)(ws, run_id)
+    kind = str((read_result(ws, run_id) or {}).get("kind", ""))
+    page = (render_sweep if swept else _PAGES.get(kind, render))(ws, run_id)
     path = ws.report_file(run_id)
 
     def write(part: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +19,7 @@ from nncift_core.pipeline.problem import SIDES, Problem
 from nncift_core.store.datasets import Dataset
 from nncift_core.store.files import sum_counts
 from nncift_core.store.references import EstimatorRef
+from nncift_core.store.workspace import Workspace
 
 
 def members_table(problem: Problem, plan: ExactPlan) -> pa.Table:
@@ -129,5 +131,28 @@ def result_record(
             "base_dir": problem.config.base_dir,
         },
         "tables": {k: v for k, v in tables.items() if k != "members"},
+        "facts": facts,
+    }
+
+
+def record_without_matrix(
+    ws: Workspace,
+    datasets: Sequence[Dataset],
+    run_id: str,
+    kind: str,
+    tables: dict[str, str],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """What `store.views` needs to answer for a run that has no matrix of its own; kind: which page is its
+    report (`pipeline.report`)."""
+    matrix: dict[str, Any] = {"function": kind, "exact": [], "estimates": [], "members": None}
+    return {
+        "run_id": run_id,
+        "kind": kind,
+        "datasets": [
+            {**d.ref.model_dump(mode="json"), "blocks": [ws.relative(b) for b in d.blocks]} for d in datasets
+        ],
+        "matrix": {**matrix, "estimator": None, "keys": {}},
+        "tables": tables,
         "facts": facts,
     }

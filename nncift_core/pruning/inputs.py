@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Collection, Sequence
 
 from nncift_core.config_prune import LabelledRows, PruneConfig
 from nncift_core.datasets.identity import dataset_name, source_fingerprint
-from nncift_core.datasets.labelled import read_labelled
+from nncift_core.datasets.labelled import read_labelled, unlabelled_note
+from nncift_core.datasets.sources import locate
 from nncift_core.devices import check_device, resolve_devices
 from nncift_core.errors import UserError
+from nncift_core.hashing import digest
 from nncift_core.pipeline.inputs import Input, LabelledRole
 from nncift_core.pruning.fit_for import check_settings
 
 _PATH_SIGNS = "/\\.*:"
+# Raise this when the same file would be read as other labelled rows.
+_READING = 2
 
 
 def sources(config: PruneConfig) -> list[tuple[LabelledRole, LabelledRows]]:
@@ -21,7 +27,7 @@ def sources(config: PruneConfig) -> list[tuple[LabelledRole, LabelledRows]]:
     `data.test` and `data.new` with a path's signs are sources, else splits of `data.source`.
     """
     data = config.data
-    shared = {"columns": data.columns, "on_bad_rows": data.on_bad_rows}
+    shared = {"columns": data.columns, "unlabelled": data.unlabelled, "on_bad_rows": data.on_bad_rows}
     train = {"source": data.source, "name": data.name, "split": data.split, "limit": data.limit}
     found: list[tuple[LabelledRole, LabelledRows]] = [
         ("train", LabelledRows.model_validate({**train, **shared}))
@@ -46,7 +52,7 @@ def sources(config: PruneConfig) -> list[tuple[LabelledRole, LabelledRows]]:
 def read_labelled_input(role: LabelledRole, rows: LabelledRows, base_dir: str) -> Input:
     """Read one set; raises UserError as `read_labelled`."""
     examples, report = read_labelled(rows, base_dir)
-    fingerprint = source_fingerprint(rows, base_dir)
+    fingerprint = digest([_READING, source_fingerprint(rows, base_dir), sorted(rows.unlabelled)])
     return Input(role, dataset_name(rows), rows, fingerprint, tuple(examples), report)
 
 
@@ -54,8 +60,9 @@ def read_labelled_inputs(config: PruneConfig) -> list[Input]:
     """Every set of the job, checked against one another.
 
     Raises UserError for wrong rows, fewer than two classes, a class with a single row, labels of other rows
-    that no training row has, pairs beside single texts, and test rows that are all among those to prune.
+    that no training row has, pairs beside single texts, and test or new rows that are those to prune.
     """
+    _check_sources(config)
     inputs = [read_labelled_input(role, rows, config.base_dir) for role, rows in sources(config)]
     train = inputs[0]
     counts = Counter(str(e.label) for e in train.examples)
@@ -72,7 +79,7 @@ def read_labelled_inputs(config: PruneConfig) -> list[Input]:
         raise UserError(
             f"a class needs at least two rows, and these have one: {', '.join(map(repr, lonely[:5]))}{more}",
             file=where,
-            mend="Add rows of these classes, merge them into others, or leave them out.",
+            mend="Add rows of these classes, merge them into others, or leave them out." + _no_label(lonely),
         )
     for other in inputs[1:]:
         _check_labels(other, counts, config.data.limit)
@@ -80,6 +87,36 @@ def read_labelled_inputs(config: PruneConfig) -> list[Input]:
     _check_held_out(train, inputs[1])
     check_settings(config, counts)
     return inputs
+
+
+def labels_note(inputs: Sequence[Input]) -> str:
+    """What to tell of labels that may say that a row has none; "" for nothing."""
+    return unlabelled_note({str(e.label) for i in inputs for e in i.examples})
+
+
+def _check_sources(config: PruneConfig) -> None:
+    """Refuse test or new rows whose source is that of the rows to prune, read whole."""
+    where = _files(config.data.source, config.base_dir)
+    for role, rows in sources(config)[1:]:
+        if rows.split is None and _files(rows.source, config.base_dir) == where:
+            raise UserError(
+                f"the {role} rows are read from the source of the rows to prune, which are among them",
+                file=rows.source,
+                field=f"data.{role}",
+                mend="Name another file, or another split of data.source.",
+            )
+
+
+def _files(source: str, base_dir: str) -> set[str]:
+    """What a source stands for: real paths, or an id of the hub."""
+    found = locate(source, base_dir)
+    return {found.hub_id} if found.kind == "hub" else {os.path.realpath(f.path) for f in found.files}
+
+
+def _no_label(names: Collection[str]) -> str:
+    """What else to say where one of these labels may say that there is none."""
+    sign = next((s for s in ("-1", "-") if s in names), None)
+    return f' If "{sign}" says that a row has none: data.unlabelled = ["{sign}"].' if sign else ""
 
 
 def _check_labels(other: Input, counts: Counter[str], limit: int | None) -> None:
@@ -95,7 +132,10 @@ def _check_labels(other: Input, counts: Counter[str], limit: int | None) -> None
         f"row {first.row_number + 1} of the {other.role} rows has the label {label!r} ({n} rows{more}), "
         "which no row to prune has: no model could learn it",
         file=other.report.files[0] if other.report.files else other.name,
-        mend="Mend the labels, or add training rows that have them." + cut + f" Known labels: {known}.",
+        mend="Mend the labels, or add training rows that have them."
+        + cut
+        + f" Known labels: {known}."
+        + _no_label(unknown),
     )
 
 

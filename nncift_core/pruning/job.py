@@ -11,10 +11,11 @@ from nncift_core.encoders import encoder_key
 from nncift_core.execution.job import BaseJob
 from nncift_core.hashing import digest
 from nncift_core.pipeline.problem import Keys
+from nncift_core.pruning.keys import read_settings
 from nncift_core.pruning.problem import PruneProblem
 
 # Raise this when the same job would give other values.
-VERSION = 3
+VERSION = 4
 
 
 class PruneJob(BaseJob):
@@ -49,8 +50,9 @@ def prune_keys(config: PruneConfig) -> Keys:
 
 def prune_run_key(config: PruneConfig, data: dict[str, str], keys: Keys) -> str:
     """`run_id`: hash of what decides the values. data: role and name -> version of the rows."""
-    named = {"seed", "training", "scores", "study", "noise", "subset"}
-    method = config.model_dump(mode="json", include=named)
+    method = config.model_dump(mode="json", include={"seed", "scores", "study", "noise", "subset"})
+    method["scores"]["names"].sort()
+    method["training"] = read_settings(config.training, looks=True)
     return digest({"prune": VERSION, "method": method, "data": data, "encoder": keys.encoder})[:16]
 
 

@@ -25,6 +25,7 @@ from nncift_core.estimator.metrics import r_squared
 from nncift_core.estimator.pair_features import OfRow
 from nncift_core.estimator.quality import assess
 from nncift_core.estimator.registry import make
+from nncift_core.pruning.class_sums import blocks, class_sums
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -132,22 +133,27 @@ def label_features(x: Float32, labels: Int64, x_of: Float32, labels_of: Int64, o
     """The four label-aware features (module docstring) of x_of [M, d], labels_of [M], before scaling, [M, 4].
 
     x [N, d], labels [N]: the rows that make the class means; own: x_of are those very rows, each left out of
-    its class's mean and count. A class left empty has the zero vector for a mean, cosine 0.
+    its class's mean and count. A class left empty has the zero vector for a mean, cosine 0. Memory beyond
+    the result: of a block of rows, whatever M and K.
     """
     classes = int(max(labels.max(), labels_of.max(initial=0))) + 1
-    sums = np.zeros((classes, x.shape[1]))
-    np.add.at(sums, labels, x.astype(np.float64))
+    sums = class_sums(x, labels, classes)
     count = np.bincount(labels, minlength=classes)
-    units = _unit(x_of.astype(np.float64))
-    rivals = units @ _unit(sums).T
-    rivals[:, count == 0] = -np.inf
-    rows = np.arange(len(x_of))
-    rivals[rows, labels_of] = -np.inf
-    mine = sums[labels_of] - (x_of if own else 0)
-    given = np.einsum("nd,nd->n", units, _unit(mine))
-    other = np.where(np.isfinite(rivals.max(axis=1)), rivals.max(axis=1), 0.0)
-    size = np.log(np.maximum(count[labels_of] - own, 0) + 1)
-    return np.column_stack([given, other, given - other, size])
+    directions = _unit(sums).T
+    out = np.empty((len(x_of), 4))
+    for part in blocks(len(x_of), max(classes, x.shape[1])):
+        at = labels_of[part]
+        units = _unit(x_of[part].astype(np.float64))
+        rivals = units @ directions
+        rivals[:, count == 0] = -np.inf
+        rivals[np.arange(len(at)), at] = -np.inf
+        nearest = rivals.max(axis=1)
+        mine = sums[at] - (x_of[part] if own else 0)
+        out[part, 0] = np.einsum("nd,nd->n", units, _unit(mine))
+        out[part, 1] = np.where(np.isfinite(nearest), nearest, 0.0)
+    out[:, 2] = out[:, 0] - out[:, 1]
+    out[:, 3] = np.log(np.maximum(count[labels_of] - own, 0) + 1)
+    return out
 
 
 def _features(
@@ -166,7 +172,7 @@ def _features(
     sd = known.std(axis=0)
     scaled = ((mine - known.mean(axis=0)) / np.where(sd > 0, sd, 1.0)).astype(np.float32)
     pairs = {} if lengths is None else {LENGTH: OfRow(np.asarray(lengths, np.float32), 1)}
-    groups = {EMBEDDING: x_of.astype(np.float32), LABEL: scaled}
+    groups = {EMBEDDING: x_of.astype(np.float32, copy=False), LABEL: scaled}
     return Features(labels_of, np.zeros(1, np.int64), groups, {}, pairs)
 
 

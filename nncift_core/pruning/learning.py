@@ -11,8 +11,9 @@ import numpy as np
 from nncift_core.classification.contract import Float32, Float64
 from nncift_core.hashing import digest
 from nncift_core.pruning.job import VERSION
+from nncift_core.pruning.keys import array_digest
 from nncift_core.pruning.learned import learn_score
-from nncift_core.pruning.problem import PruneProblem
+from nncift_core.pruning.problem import GIVEN, PruneProblem
 from nncift_core.scores.catalogue import CATALOGUE, shown_name
 from nncift_core.scores.compute import Scores
 from nncift_core.store.classifiers import Kept
@@ -39,8 +40,7 @@ def learnable(problem: PruneProblem) -> list[str]:
 def learn_key(problem: PruneProblem, score: str, values: Float64) -> str:
     """Identity of a learned score."""
     new = [r.version for r in problem.refs if r.role == "new"]
-    rows = [problem.train.content_ids.tolist(), problem.labels.tolist()]
-    shown = values.astype(np.float64).tobytes().hex()
+    rows, shown = problem.rows_digests(GIVEN), array_digest(values.astype(np.float64))
     return digest(["learn", VERSION, score, problem.keys.encoder, problem.config.seed, new, rows, shown])
 
 

@@ -6,9 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-from nncift_core.classification.contract import Bool, Float64, Int64
+from nncift_core.classification.contract import Bool, Float32, Float64, Int64
 from nncift_core.errors import UserError
 from nncift_core.estimator.metrics import average_ranks
+from nncift_core.pruning.class_sums import class_sums
 
 Kind = Literal["shuffle", "uniform", "confusable"]
 
@@ -48,7 +49,7 @@ def plant(
     return out
 
 
-def nearest_classes(x: Float64, labels: Int64, n_classes: int) -> Int64:
+def nearest_classes(x: Float32 | Float64, labels: Int64, n_classes: int) -> Int64:
     """For each of K classes the other one whose mean of x [N, d] is the nearest by cosine, [K].
 
     A class without rows is never chosen, and has -1 itself; of equals the lowest is chosen. A mean of length
@@ -58,9 +59,8 @@ def nearest_classes(x: Float64, labels: Int64, n_classes: int) -> Int64:
     filled = sizes > 0
     if filled.sum() < 2:
         raise _one_class()
-    means = np.zeros((n_classes, x.shape[1]))
-    np.add.at(means, labels, x.astype(np.float64))
     # Sums point where means do.
+    means = class_sums(x, labels, n_classes)
     lengths = np.linalg.norm(means, axis=1, keepdims=True)
     directions = np.divide(means, lengths, out=np.zeros_like(means), where=lengths > 0)
     cosine = directions @ directions.T

@@ -7,7 +7,7 @@ from typing import Any
 
 from nncift_core.config_prune import PruneConfig
 from nncift_core.pipeline.inputs import Input
-from nncift_core.pruning.inputs import check_prune_devices, read_labelled_inputs
+from nncift_core.pruning.inputs import check_prune_devices, labels_note, read_labelled_inputs
 from nncift_core.pruning.job import prune_keys
 from nncift_core.pruning.studies import label_sets, points, run_seeds
 from nncift_core.store.workspace import Workspace
@@ -28,7 +28,7 @@ def checked(config: PruneConfig, workspace: str | Path) -> list[Input]:
 def overview(config: PruneConfig, workspace: str | Path) -> dict[str, Any]:
     """Counts of a job, at most: trainings that are kept already, or shared by points, are not taken off.
 
-    Raises UserError as `checked`.
+    labels_note: what to look at before it is run, "" for nothing. Raises UserError as `checked`.
     """
     inputs = checked(config, workspace)
     by_role = {i.role: len(i.examples) for i in inputs}
@@ -44,4 +44,5 @@ def overview(config: PruneConfig, workspace: str | Path) -> dict[str, Any]:
         "label_sets": len(labels),
         "trainings_for_scores": len(labels) * len(run_seeds(config)),
         "trainings_on_subsets": len(points(config)),
+        "labels_note": labels_note(inputs),
     }

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nncift_core.config_prune import PruneConfig
+from nncift_core.encoders import encoder_key
 from nncift_core.errors import RunError
 from nncift_core.hashing import digest, int63
 from nncift_core.pipeline.inputs import LabelledRole
 from nncift_core.pipeline.problem import Keys
+from nncift_core.pruning.keys import array_digest
 from nncift_core.pruning.noise import nearest_classes, plant
 from nncift_core.store.datasets import Dataset
 from nncift_core.store.references import DatasetRef
@@ -62,6 +64,8 @@ class PruneProblem:
         self.ws, self.config, self.keys, self.refs = ws, config, keys, refs
         self.vectors = VectorStore(ws, digest(["labelled-text", 1, keys.encoder]))
         self._features: dict[str, Float32] = {}
+        self._labels: dict[LabelSet, Int64] = {}
+        self._digests: dict[LabelSet, list[str]] = {}
 
     def look_again(self) -> None:
         """See the vectors that others have stored meanwhile."""
@@ -105,9 +109,30 @@ class PruneProblem:
         return self.given_labels("train")
 
     def labels_of(self, labels: LabelSet) -> Int64:
-        """Classes [N] under a label set."""
-        if not labels.noise:
-            return self.labels
+        """Classes [N] under a label set, made once."""
+        if labels not in self._labels:
+            self._labels[labels] = self._planted(labels) if labels.noise else self.labels
+        return self._labels[labels]
+
+    def rows_digests(self, labels: LabelSet, rows: Int64 | None = None) -> list[str]:
+        """Identity of the contents and classes under a label set of the rows at positions `rows`; None: of
+        all rows, found once."""
+        ids, classes = self.train.content_ids, self.labels_of(labels)
+        if rows is not None and len(rows) < len(ids):
+            return [array_digest(ids[rows]), array_digest(classes[rows])]
+        if labels not in self._digests:
+            self._digests[labels] = [array_digest(ids), array_digest(classes)]
+        return self._digests[labels]
+
+    @cached_property
+    def model_key(self) -> str:
+        """Identity of the encoder as trainings read it: where it is trained itself, texts have no prefix."""
+        config = self.config
+        if config.training.mode == "frozen" or not config.encoder.pool_prefix:
+            return self.keys.encoder
+        return encoder_key(config.encoder.model_copy(update={"pool_prefix": ""}), config.base_dir)
+
+    def _planted(self, labels: LabelSet) -> Int64:
         nearest = self._nearest if labels.noise == "confusable" else None
         seed = self.seed_of("noise", labels.seed)
         return plant(self.labels, len(self.classes), labels.noise, labels.rate, seed, nearest)  # type: ignore[arg-type]
@@ -115,7 +140,7 @@ class PruneProblem:
     @cached_property
     def _nearest(self) -> Int64:
         """Nearest other class of every class by mean embedding, [K]."""
-        return nearest_classes(self.raw_features("train").astype(np.float64), self.labels, len(self.classes))
+        return nearest_classes(self.raw_features("train"), self.labels, len(self.classes))
 
     def seed_of(self, purpose: str, number: int) -> int:
         """The seed of draw `number` for a purpose: no other purpose, number or job's seed has the same."""

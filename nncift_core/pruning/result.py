@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nncift_core.datasets.labelled import unlabelled_note
 from nncift_core.hashing import digest
 from nncift_core.pruning.embed import plan_texts
 from nncift_core.pruning.outcome import overlap_facts, training_facts
@@ -36,6 +37,7 @@ def run_facts(
         "rows_kept_for_floor": sum(p["floored"] for p in points),
         "duplicates": sum(r.duplicates for r in refs),
         "dropped_rows": sum(len(r.dropped) for r in refs),
+        "labels_note": unlabelled_note(problem.classes),
         **sum_counts(problem.ws.root, embedded),
         **training_facts(problem),
         **overlap_facts(problem),

@@ -20,13 +20,12 @@ from nncift_core.config_prune import TrainingConfig
 from nncift_core.encoders import encoder_folder
 from nncift_core.hashing import digest
 from nncift_core.pruning.job import VERSION
+from nncift_core.pruning.keys import LOOKS, read_settings
 from nncift_core.pruning.problem import LabelSet, PruneProblem, Texts
 from nncift_core.scores.catalogue import CATALOGUE
 from nncift_core.store.classifiers import Kept, read_subset
 
 Progress = Callable[[int], None]
-# Settings that change what is kept of a training, but not the model.
-_LOOKS = {"checkpoints", "log_every", "log_epochs", "keep_logits"}
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,11 @@ class PointCell:
 def score_key(problem: PruneProblem, cell: ScoreCell) -> str:
     """Identity of a score cell."""
     t, s = problem.config.training, problem.config.scores
-    asked = [n for n in s.names if CATALOGUE[n].needs == "gradients"] if cell.gradients else []
+    asked = sorted(n for n in s.names if CATALOGUE[n].needs == "gradients") if cell.gradients else []
     null = s.pvi_epochs if "pvi" in s.names else 0
-    looks = t.model_dump(mode="json", include=_LOOKS)
-    rows = _rows(problem, np.arange(len(problem.labels)), cell.labels)
-    drawn = seed_of_score(problem, cell)
+    # Checkpoints are kept for gradients alone.
+    looks = t.model_dump(mode="json", include=set(LOOKS if cell.gradients else LOOKS - {"checkpoints"}))
+    rows, drawn = problem.rows_digests(cell.labels), seed_of_score(problem, cell)
     return digest(["score", VERSION, _settings(problem), looks, drawn, asked, null, *rows])
 
 
@@ -67,7 +66,8 @@ def point_key(problem: PruneProblem, labels: LabelSet, rows: Int64, seed: int) -
     test = next(ref.version for ref in problem.refs if ref.role == "test")
     tail = [problem.classes[k] for k in problem.tail]
     drawn = problem.seed_of("training", seed)
-    return digest(["point", VERSION, _settings(problem), drawn, test, tail, *_rows(problem, rows, labels)])
+    told = problem.rows_digests(labels, rows)
+    return digest(["point", VERSION, _settings(problem), drawn, test, tail, *told])
 
 
 def seed_of_score(problem: PruneProblem, cell: ScoreCell) -> int:
@@ -76,16 +76,8 @@ def seed_of_score(problem: PruneProblem, cell: ScoreCell) -> int:
 
 
 def _settings(problem: PruneProblem) -> list[Any]:
-    config = problem.config
-    return [
-        config.training.model_dump(mode="json", exclude=_LOOKS),
-        problem.keys.encoder,
-        list(problem.classes),
-    ]
-
-
-def _rows(problem: PruneProblem, rows: Int64, labels: LabelSet) -> list[Any]:
-    return [problem.train.content_ids[rows].tolist(), problem.labels_of(labels)[rows].tolist()]
+    settings = read_settings(problem.config.training, looks=False)
+    return [settings, problem.model_key, list(problem.classes)]
 
 
 def kept_score(problem: PruneProblem, cell: ScoreCell) -> Kept:
@@ -154,11 +146,12 @@ def _train(
     evaluate: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """One training on the rows at positions `rows` [n] with labels [n], in the job's mode."""
+    """One training on the rows at positions `rows` [n], ascending, with labels [n], in the job's mode."""
     k = len(problem.classes)
     if settings.mode == "frozen":
         held_out = {"test": problem.features("test")} if evaluate else None
-        x = problem.features("train")[rows]
+        x = problem.features("train")
+        x = x if len(rows) == len(x) else x[rows]
         return train_head(
             x, labels, k, settings, seed=seed, device=device, log=log, checkpoints=checkpoints,
             evaluate=held_out, progress=progress,
@@ -215,8 +208,9 @@ def _null(
     if settings.mode == "frozen":
         empty = problem.empty_features()
         x = np.broadcast_to(empty, (n, empty.shape[1]))
-        run = train_head(np.ascontiguousarray(x), labels, k, settings, seed=seed, device=device,
-                         evaluate={"empty": empty}, progress=progress)  # fmt: skip
+        run = train_head(
+            x, labels, k, settings, seed=seed, device=device, evaluate={"empty": empty}, progress=progress
+        )
     else:
         from nncift_core.classification.full import train_encoder
 

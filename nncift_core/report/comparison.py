@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nncift_core.report import plots, queries
 from nncift_core.report.blocks import Plot, Pre, Section, Sentence, Table, Title, say, table, value
-from nncift_core.report.queries import Reader
+from nncift_core.report.queries import Data, Reader
 
 _ADD_FINETUNE = """[target]
 test = "test"    # rows to evaluate on: another split of target.source, or files
@@ -17,7 +17,7 @@ def comparison(r: Reader) -> Section:
     """The models trained on the subset and on its rivals, on rows held out."""
     section = Section("comparison", "Comparison with random rows")
     found = r.ask(queries.COMPARISON)
-    if not found.rows and r.ask(queries.EVALUATION).rows:
+    if not found.rows and r.ask(queries.MEASURED).rows:
         section.blocks = [
             say("No rival was asked for: name some in evaluation.subsets to compare with random rows."),
             _evaluated(r),
@@ -28,14 +28,13 @@ def comparison(r: Reader) -> Section:
         return section
     section.blocks = [
         say(
-            "One model per subset and seed was fine-tuned and asked {} held-out rows. Loss is in nats a "
-            "response token: lower is better. ROUGE-1 and ROUGE-L tell how much of the reference the "
-            "model’s own answer shares: higher is better.",
-            value(found, "n_rows", "int"),
+            "One model per subset and seed was asked {} held-out rows.", value(found, "n_rows", "int")
         ),
+        *_meanings(r, found),
         _evaluated(r),
         say(
-            "Gain is by how much the selected rows do better (positive: better, for loss and ROUGE alike). "
+            "Gain is by how much the selected rows do better (positive: better, whichever way a metric "
+            "points). "
             "Its 90 % interval holds the doubt from held-out rows and from seeds; there is a verdict only "
             "when it leaves none."
         ),
@@ -62,9 +61,37 @@ def comparison(r: Reader) -> Section:
     return _with_answers(r, section)
 
 
+_MEANINGS = {
+    "loss": "Loss is in nats a response token: lower is better.",
+    "rouge1": "ROUGE-1 and ROUGE-L tell how much of the reference the model’s own answer shares: higher is "
+    "better.",
+    "similarity": "Similarity is the cosine of the embeddings of answer and reference: higher is better.",
+    "exact": "Exact match is the share of answers that are the reference, apart from case, white space and "
+    "final punctuation.",
+    "choice": "Multiple choice is the share of questions whose right option is the most likely one.",
+    "judge": "Judge is the grade that a language model gave the answer: higher is better.",
+}
+
+
+_IN_CONTEXT = (
+    "“In context”: the student as it is, with the most similar rows of the subset before each question; the "
+    "others were fine-tuned."
+)
+
+
+def _meanings(r: Reader, found: Data) -> list[Sentence]:
+    """What the metrics that were measured say, and what the modes are."""
+    measured = [row["metric"] for row in r.ask(queries.MEASURED).rows]
+    texts = [text for metric, text in _MEANINGS.items() if metric in measured]
+    shown = any(str(row["rival"]).endswith(", in context") for row in found.rows)
+    return [say(" ".join(texts + ([_IN_CONTEXT] if shown else [])))]
+
+
 def _evaluated(r: Reader) -> Table:
-    sizes, scores = ("seeds:int", "rows:int", "tokens:int"), ("loss:loss", "ROUGE-1:loss", "ROUGE-L:loss")
-    return table(r.ask(queries.EVALUATION), "trained on", *sizes, *scores)
+    measured = [row["metric"] for row in r.ask(queries.MEASURED).rows]
+    sizes = ("seeds:int", "rows:int", "tokens:int")
+    scores = [f"{queries.METRIC_NAMES[metric]}:loss" for metric in measured]
+    return table(r.ask(queries.evaluation(measured)), "trained on", *sizes, *scores)
 
 
 def _how_to_compare(r: Reader) -> list[Sentence | Pre]:

@@ -65,7 +65,8 @@ def _against_random(r: Reader) -> list[Sentence]:
     if not found.rows:
         return [say("Comparison with random rows: none was made in this run.", mood="open")]
     first = found.where("measure", found.first["measure"])
-    rivals = [first.where("rival", name) for name in ("random, as many rows", "random, as many tokens")]
+    names = ("random, as many rows", "random, as many tokens")
+    rivals = [first.where("rival", name) for name in (*names, *(f"{name}, in context" for name in names))]
     return [_against(rival) for rival in rivals if rival.rows] or [_against(found)]
 
 
@@ -76,8 +77,9 @@ def _against(found: Data) -> Sentence:
         if found.first["lower"] is not None
         else say("")
     )
+    how = "With examples out of" if found.first["rival"].endswith(", in context") else "Trained on"
     line = say(
-        "Trained on the selected rows, the model reaches a held-out {} of {}; on “{}”, {}. Gain {}",
+        how + " the selected rows, the model reaches a held-out {} of {}; on “{}”, {}. Gain {}",
         value(found, "measure"), value(found, "value", "loss"), value(found, "rival"),
         value(found, "against_value", "loss"), value(found, "gain", "gain"),
     )  # fmt: skip

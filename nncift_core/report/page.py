@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nncift_core.report import changes, comparison, outcome, record, trust, values
+from nncift_core.report import changes, comparison, masks, outcome, record, trust, values
 from nncift_core.report.blocks import Section
 from nncift_core.report.queries import Reader
 from nncift_core.report.template import fill
@@ -13,6 +13,7 @@ from nncift_core.store.workspace import Workspace
 SECTIONS: tuple[Callable[[Reader], Section | None], ...] = (
     outcome.head,
     comparison.comparison,
+    masks.masks,
     trust.trust,
     outcome.subset,
     changes.changes,

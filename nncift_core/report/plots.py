@@ -233,3 +233,21 @@ def curve(
         _legend(axes, 2)
 
     return _image(2.9, draw)
+
+
+def gains(rows: Mapping[str, tuple[float, float | None, float | None]], label: str) -> str:
+    """One row per name: a value and the interval around it, with a line at 0; None: no end is known."""
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.axvline(0, color=GREY, linewidth=0.8)
+        for place, (value, low, high) in enumerate(rows.values()):
+            sure = low is not None and high is not None and (low > 0 or high < 0)
+            colour = GREY if not sure else BLUE if value > 0 else RED
+            if low is not None and high is not None:
+                axes.plot([low, high], [place, place], color=colour, linewidth=2)
+            axes.plot([value], [place], "o", color=colour, markersize=6)
+        _names(axes, list(rows))
+        axes.set_xlabel(label)
+
+    return _image(1.0 + 0.34 * len(rows), draw)

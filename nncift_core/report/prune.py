@@ -102,7 +102,9 @@ def _notes(facts: Data) -> list[Sentence]:
         if known.get(fact)
     ]
     flags = [say(f"{text[0].upper()}{text[1:]}.") for fact, text in FLAGS.items() if known.get(fact)]
-    return counted + flags
+    labels = facts.where("fact", "labels_note")
+    told = [say("{}.", value(labels, "text", "long"))] if labels.first.get("text") else []
+    return counted + flags + told
 
 
 def _model(facts: Data) -> Sentence:

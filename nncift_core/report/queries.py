@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nncift_core.store.query import rows
+from nncift_core.store.query import Session, rows
 from nncift_core.store.workspace import Workspace
 
 BINS = 60
@@ -32,17 +32,18 @@ class Data:
 
 
 class Reader:
-    """Asks a workspace's views on behalf of one run."""
+    """Asks a workspace's views on behalf of one run, by one connection: a page shows one state of them."""
 
     def __init__(self, ws: Workspace, run_id: str) -> None:
         self.ws, self.run_id = ws, run_id
         self._asked: dict[str, Data] = {}
+        self._session = Session(ws, run_id)
 
     def ask(self, sql: str) -> Data:
         """Rows of `sql` under this run; asked once, however many sections want them."""
         flat = " ".join(sql.split())
         if flat not in self._asked:
-            self._asked[flat] = Data(flat, rows(self.ws, flat, self.run_id))
+            self._asked[flat] = Data(flat, self._session.rows(flat))
         return self._asked[flat]
 
     def ask_all(self, sql: str) -> Data:
@@ -68,8 +69,17 @@ def count(sql: str) -> str:
 
 _THIS_RUN = "(SELECT run_id FROM selection LIMIT 1)"
 _RIVALS = "['random', 'random-tokens', 'longest', 'base']"
-_METRICS = "['loss', 'rouge1', 'rougeL']"
-_METRIC = "CASE metric WHEN 'rouge1' THEN 'ROUGE-1' WHEN 'rougeL' THEN 'ROUGE-L' ELSE metric END"
+# By column and in order: what a page calls them.
+METRIC_NAMES = {
+    "loss": "loss", "rouge1": "ROUGE-1", "rougeL": "ROUGE-L", "similarity": "similarity",
+    "exact": "exact match", "choice": "multiple choice", "judge": "judge",
+}  # fmt: skip
+_METRICS = str(list(METRIC_NAMES))
+_NAMED = " ".join(f"WHEN '{m}' THEN '{name}'" for m, name in METRIC_NAMES.items())
+_METRIC = f"CASE metric {_NAMED} ELSE metric END"
+_IN_CONTEXT = "CASE mode WHEN 'icl' THEN ', in context' ELSE '' END"
+# Of the modes that a run has beside the base model; "finetune" before "icl".
+_FIRST_MODE = "(SELECT min(mode) FROM {} WHERE mode <> 'base')"
 _SUBSET = """CASE {} WHEN 'selected' THEN 'selected rows' WHEN 'random' THEN 'random, as many rows'
  WHEN 'random-tokens' THEN 'random, as many tokens' WHEN 'longest' THEN 'longest responses'
  WHEN 'base' THEN 'nothing (base model)' ELSE {} END"""
@@ -88,31 +98,43 @@ DATASETS = """SELECT role, dataset, count(*) AS rows, count(DISTINCT coalesce(so
  count(DISTINCT coalesce(task, dataset)) AS tasks FROM examples GROUP BY role, dataset
  ORDER BY list_position(['pool', 'existing', 'target', 'test'], role), dataset"""
 
-EVALUATION = f"""SELECT {_SUBSET.format("subset", "subset")} AS trained_on, count(DISTINCT seed) AS seeds,
- avg(n_train) AS rows, avg(n_tokens) AS tokens, avg(value) FILTER (metric = 'loss') AS loss,
- avg(value) FILTER (metric = 'rouge1') AS rouge1, avg(value) FILTER (metric = 'rougeL') AS rougeL
- FROM evaluation WHERE task = 'all' GROUP BY subset ORDER BY loss, rougeL DESC, trained_on"""
+MEASURED = f"""SELECT DISTINCT metric FROM evaluation WHERE task = 'all'
+ ORDER BY list_position({_METRICS}, metric)"""
 
-COMPARISON = f"""SELECT {_SUBSET.format("against", "against")} AS rival, {_METRIC} AS measure, value,
- against_value, gain, lower, upper, n_seeds, n_rows, verdict FROM comparison WHERE task = 'all'
- ORDER BY list_position({_METRICS}, metric), list_position({_RIVALS}, against)"""
+
+def evaluation(metrics: Sequence[str]) -> str:
+    """Mean of every subset and mode by each of `metrics`, names of `METRIC_NAMES`, one at least."""
+    means = ", ".join(f"avg(value) FILTER (metric = '{m}') AS {m}" for m in metrics)
+    best = ", ".join(m if m == "loss" else f"{m} DESC" for m in metrics)
+    return f"""SELECT {_SUBSET.format("subset", "subset")} || {_IN_CONTEXT} AS trained_on,
+ count(DISTINCT seed) AS seeds, avg(n_train) AS rows, avg(n_tokens) AS tokens, {means}
+ FROM evaluation WHERE task = 'all' GROUP BY subset, mode ORDER BY {best}, trained_on"""
+
+
+COMPARISON = f"""SELECT {_SUBSET.format("against", "against")} || {_IN_CONTEXT} AS rival,
+ {_METRIC} AS measure, value, against_value, gain, lower, upper, n_seeds, n_rows, verdict
+ FROM comparison WHERE task = 'all'
+ ORDER BY mode, list_position({_METRICS}, metric), list_position({_RIVALS}, against)"""
 
 COMPARISON_BY_TASK = f"""SELECT task, {_SUBSET.format("against", "against")} AS rival, {_METRIC} AS measure,
  gain, lower, upper, n_rows, verdict FROM comparison
  WHERE task <> 'all' AND metric = (SELECT min_by(metric, list_position({_METRICS}, metric)) FROM comparison)
+ AND mode = {_FIRST_MODE.format("comparison")}
  ORDER BY task, list_position({_RIVALS}, against)"""
 
 BY_SEED = f"""SELECT {_SUBSET.format("subset", "subset")} AS trained_on, seed, {_METRIC} AS measure, value,
- lower, upper FROM evaluation WHERE task = 'all'
+ lower, upper FROM evaluation WHERE task = 'all' AND value IS NOT NULL
+ AND mode IN ('base', {_FIRST_MODE.format("evaluation")})
  AND metric = (SELECT min_by(metric, list_position({_METRICS}, metric)) FROM evaluation)
  ORDER BY list_position(['selected'] || {_RIVALS}, subset), seed"""
 
-_ANSWERS = """WITH scored AS (SELECT target_id,
+_ANSWERS = f"""WITH scored AS (SELECT target_id,
  round(avg(value) FILTER (subset = 'selected') - avg(value) FILTER (subset = 'RIVAL'), 9) AS ahead,
  arg_min(generated, seed) FILTER (subset = 'selected') AS selected,
  arg_min(generated, coalesce(seed, 0)) FILTER (subset = 'RIVAL') AS rival,
  any_value(generated) FILTER (subset = 'base') AS base
- FROM evaluation_rows WHERE metric = 'rouge1' GROUP BY target_id),
+ FROM evaluation_rows WHERE metric = 'rouge1'
+ AND mode IN ('base', {_FIRST_MODE.format("evaluation_rows")}) GROUP BY target_id),
  placed AS (SELECT *, row_number() OVER (ORDER BY ahead DESC, target_id) AS place, count(*) OVER () AS n
  FROM scored)
  SELECT CASE place WHEN 1 THEN 'furthest ahead' WHEN n THEN 'furthest behind' ELSE 'in the middle' END

@@ -126,20 +126,32 @@ def _parquet(table: pa.Table) -> Callable[[Path], None]:
 def write_subsets(
     ws: Workspace, key: str, names: Sequence[str], kept: Sequence[Int64], parents: tuple[str, ...]
 ) -> str:
-    """Keep which rows (positions) every subset of a study holds; returns the file's relative path."""
+    """Keep which rows (positions) every subset of a study holds; returns the file's relative path.
+
+    A row group per subset, so that whoever wants one reads no other.
+    """
     path = ws.classifier_dir(key) / "subsets.parquet"
+    schema = pa.schema({"subset": pa.string(), "rows": pa.list_(pa.int32())})
+
+    def write(part: Path) -> None:
+        with pq.ParquetWriter(part, schema, compression="zstd") as out:
+            for name, rows in zip(names, kept, strict=True):
+                held = pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), rows.astype(np.int32))
+                out.write_table(pa.table([pa.array([name]), held], schema=schema))
+
     if not is_intact(path):
-        rows = pa.array([k.tolist() for k in kept], pa.list_(pa.int32()))
-        table = pa.table({"subset": list(names), "rows": rows})
         publish(
-            ws.root, path, _parquet(table), kind=KIND, key=key,
-            rows=len(names), producer="prune-subsets", parents=parents,
+            ws.root, path, write, kind=KIND, key=key, rows=len(names), producer="prune-subsets",
+            parents=parents,
         )  # fmt: skip
     return ws.relative(path)
 
 
 def read_subset(ws: Workspace, subsets: str, name: str) -> Int64:
-    """Positions of the rows of one subset."""
+    """Positions of the rows of one subset. Raises KeyError for one that is not there."""
+    # Row groups of other subsets are passed over by the statistics of their names.
     table = pq.read_table(ws.root / subsets, filters=[("subset", "==", name)])
-    found: Int64 = np.array(table["rows"][0].as_py(), np.int64)
+    if len(table) != 1:
+        raise KeyError(f"{len(table)} subsets are named {name!r}")
+    found: Int64 = table["rows"].combine_chunks().flatten().to_numpy().astype(np.int64)
     return found

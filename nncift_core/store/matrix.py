@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +26,23 @@ class RowBlock:
     exact: Bool
 
 
+class ExactValues(Protocol):
+    """Exact values by content pair, as far as they are known."""
+
+    def fill(self, row_ids: Int64, column_ids: Int64, out: Float32) -> None:
+        """Write every known value into `out` [r, c]; the rest stays."""
+
+    def coverage(self, row_ids: Int64, column_ids: Int64) -> Bool:
+        """Which pairs are known, [r, c]."""
+
+
 class MatrixReader:
     """Streams [M, N] in blocks of rows. Estimates are stored ones, or what `predict` makes of row ids [r]
     ([r, N]) when their block is read; neither when everything is exact."""
 
     def __init__(
         self,
-        exact: SegmentStore,
+        exact: ExactValues,
         estimates: SegmentStore | None,
         shards: Sequence[Int64],
         columns: Int64,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from nncift_core.errors import IntegrityError, UserError
-from nncift_core.store.views import VIEWS, Recomputed, connect
+from nncift_core.store.views import VIEWS, Recomputed, Views, connect, named_in
 from nncift_core.store.workspace import Workspace
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b|\([^)]*\))?", re.IGNORECASE)
@@ -26,37 +27,72 @@ def query(
 
     Raises UserError for anything but one SELECT (or EXPLAIN of one), and for errors in the SQL.
     """
-    explained = _EXPLAIN.match(sql)
-    _check_reads_only(sql[explained.end() :] if explained else sql)
-    with _connected(ws, run, sql, recomputed) as con:
-        try:
-            if explained:
-                plans = con.execute(sql).fetchall()
-                return pa.table({"explain": ["\n".join(str(p) for p in row) for row in plans]})
-            return _unique_names(con.sql(sql).to_arrow_table())
-        except duckdb.PermissionException as e:
-            raise UserError(
-                f"access refused ({_first_line(e)})",
-                field="SQL",
-                mend=f"Queries see only these views: {', '.join(VIEWS)}.",
-            ) from None
-        except duckdb.Error as e:
-            raise _wrong(e) from None
+    _check_one_select(sql)
+    with _stored():
+        con = connect(ws, run, sql, recomputed)
+    with con:
+        return _answer(con, sql)
 
 
-def _connected(
-    ws: Workspace, run: str | None, sql: str, recomputed: Mapping[str, Recomputed] | None
-) -> duckdb.DuckDBPyConnection:
+class Session:
+    """Queries under one run by one connection, as `query` answers them one by one.
+
+    What it answers is of the files that there were at its first query. Not for several threads.
+    """
+
+    def __init__(self, ws: Workspace, run: str | None = None) -> None:
+        self._ws, self._run = ws, run
+        self._views: Views | None = None
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        """Result of one read-only statement as plain row objects. Raises as `query`."""
+        _check_one_select(sql)
+        with _stored():
+            if self._views is None:
+                self._views = Views(self._ws, self._run)
+            self._views.need(named_in(sql))
+        found: list[dict[str, Any]] = _answer(self._views.con, sql).to_pylist()
+        return found
+
+
+def _answer(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
+    """Result of one SELECT (or EXPLAIN of one) on a connection that is locked to its files."""
+    _check_writes_nothing(con, sql)
     try:
-        return connect(ws, run, sql, recomputed)
+        if _EXPLAIN.match(sql):
+            plans = con.execute(sql).fetchall()
+            return pa.table({"explain": ["\n".join(str(p) for p in row) for row in plans]})
+        return _unique_names(con.sql(sql).to_arrow_table())
+    except duckdb.PermissionException as e:
+        raise UserError(
+            f"access refused ({_first_line(e)})",
+            field="SQL",
+            mend=f"Queries see only these views: {', '.join(VIEWS)}.",
+        ) from None
+    except duckdb.Error as e:
+        raise _wrong(e) from None
+
+
+@contextmanager
+def _stored() -> Iterator[None]:
+    """Within, a file that is lost is told as such."""
+    try:
+        yield
     except duckdb.IOException as e:
         raise IntegrityError(
             f"a stored file is missing or damaged ({_first_line(e)}); run that job again to recompute it"
         ) from None
 
 
-def _check_reads_only(sql: str) -> None:
-    """Refuse everything but one SELECT without writing parts (a CTE may hold a DELETE)."""
+def _explained(sql: str) -> str:
+    """The statement that an EXPLAIN is of, else the statement itself."""
+    found = _EXPLAIN.match(sql)
+    return sql[found.end() :] if found else sql
+
+
+def _check_one_select(sql: str) -> None:
+    """Refuse everything but one SELECT, or EXPLAIN of one."""
+    sql = _explained(sql)
     try:
         statements = duckdb.extract_statements(sql)
     except duckdb.Error as e:
@@ -66,8 +102,11 @@ def _check_reads_only(sql: str) -> None:
     kind = statements[0].type.name
     if kind != "SELECT":
         raise UserError(f"{kind} is refused: queries are read-only", field="SQL", mend=_MEND)
-    with duckdb.connect() as con:
-        tree = con.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
+
+
+def _check_writes_nothing(con: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Refuse a SELECT with writing parts: a CTE may hold a DELETE."""
+    tree = con.execute("SELECT json_serialize_sql(?)", [_explained(sql)]).fetchall()
     writes = re.search(r'"type":"(DELETE|INSERT|UPDATE|MERGE)[A-Z_]*"', str(tree))
     if writes:
         raise UserError(f"{writes[1]} is refused: queries are read-only", field="SQL", mend=_MEND)

@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -203,15 +203,21 @@ def finished(ws: Workspace, result: dict[str, Any]) -> bool:
     return all(intact(ws, f) for f in [*files, *estimator, result["facts"]["subset"]])
 
 
-def resolve_runs(ws: Workspace, run: str | None) -> list[str]:
-    """Run ids for `--run`: None = latest with a result, "all", or an id (a unique prefix will do)."""
+def resolve_runs(ws: Workspace, run: str | None, kinds: Collection[str | None] | None = None) -> list[str]:
+    """Run ids for `--run`: None = latest with a result, "all", or an id (a unique prefix will do).
+
+    kinds: of which the latest has to be (None among them: a valuation); unset: of any.
+    """
     attempts = read_attempts(ws)
     ids = list(dict.fromkeys(a["run_id"] for a in attempts))
     finished = [i for i in ids if read_result(ws, i) is not None]
     if run == "all":
         return finished
     if run is None:
-        published = [(str((read_result(ws, i) or {})["published_at"]), i) for i in finished]
+        results = [(i, read_result(ws, i) or {}) for i in finished]
+        published = [
+            (str(r["published_at"]), i) for i, r in results if kinds is None or r.get("kind") in kinds
+        ]
         return [max(published)[1]] if published else []
     matches = [i for i in ids if i.startswith(run)]
     if len(matches) != 1:

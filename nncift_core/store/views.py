@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nncift_core.store.files import MANIFEST_SUFFIX
+from nncift_core.store.forecasts import forecast_rows
 from nncift_core.store.lineage import attempt_of
 from nncift_core.store.runs import read_attempts, read_costs, read_result, resolve_runs
 from nncift_core.store.sweeps import read_sweeps
@@ -55,6 +56,20 @@ TABLES = {
     "comparison": """run_id VARCHAR, function VARCHAR, subset VARCHAR, against VARCHAR, model VARCHAR,
  mode VARCHAR, task VARCHAR, metric VARCHAR, value DOUBLE, against_value DOUBLE, gain DOUBLE, lower DOUBLE,
  upper DOUBLE, n_seeds BIGINT, n_rows BIGINT, verdict VARCHAR""",
+    "training_masks": """run_id VARCHAR, subset VARCHAR, seed BIGINT, train_id BIGINT, tokens BIGINT,
+ learned_tokens BIGINT, position BIGINT, text VARCHAR, learned BOOLEAN""",
+    "methods": """run_id VARCHAR, method VARCHAR, function VARCHAR, origin VARCHAR, rival BOOLEAN,
+ teacher VARCHAR, rule VARCHAR, pairs BIGINT, exact_pairs BIGINT, predictor VARCHAR, verdict VARCHAR,
+ reason VARCHAR, budget BIGINT, objective DOUBLE, positive_gain BIGINT, tied_steps BIGINT, seconds DOUBLE,
+ break_even_rows DOUBLE, never_pays BOOLEAN, failed VARCHAR""",
+    "method_costs": """run_id VARCHAR, method VARCHAR, stage VARCHAR, items BIGINT, computed BIGINT,
+ seconds DOUBLE, full_seconds DOUBLE""",
+    "method_selection": """run_id VARCHAR, method VARCHAR, rank BIGINT, train_id BIGINT, gain DOUBLE,
+ score DOUBLE""",
+    "compare_summary": """run_id VARCHAR, method VARCHAR, mode VARCHAR, task VARCHAR, metric VARCHAR,
+ value DOUBLE, lower DOUBLE, upper DOUBLE, n_seeds BIGINT, n_rows BIGINT, n_rows_left_out BIGINT,
+ n_train DOUBLE, n_tokens DOUBLE, gain DOUBLE, gain_lower DOUBLE, gain_upper DOUBLE, verdict VARCHAR,
+ kept DOUBLE""",
     "pruning": """run_id VARCHAR, study VARCHAR, noise VARCHAR, noise_rate DOUBLE, score VARCHAR,
  variant VARCHAR, sampling VARCHAR, pruned_end VARCHAR, pruned DOUBLE, seed BIGINT, n_train BIGINT,
  mislabelled BIGINT, scope VARCHAR, name VARCHAR, metric VARCHAR, value DOUBLE, n_rows BIGINT""",
@@ -73,6 +88,12 @@ TABLES = {
  overlap DOUBLE""",
     "findings": """run_id VARCHAR, finding VARCHAR, claim VARCHAR, holds VARCHAR, effect DOUBLE,
  spread DOUBLE, text VARCHAR""",
+    "attribution": """run_id VARCHAR, method VARCHAR, function VARCHAR, values VARCHAR, metric VARCHAR,
+ target_task VARCHAR, share DOUBLE, value DOUBLE, lower DOUBLE, upper DOUBLE, n BIGINT, note VARCHAR""",
+    "attribution_models": """run_id VARCHAR, key VARCHAR, subset VARCHAR, kind VARCHAR, method VARCHAR,
+ share DOUBLE, target_id BIGINT, seed BIGINT, rows BIGINT, loss DOUBLE""",
+    "attribution_losses": """run_id VARCHAR, key VARCHAR, subset VARCHAR, seed BIGINT, target_id BIGINT,
+ loss DOUBLE""",
     "sweep": """run_id VARCHAR, function VARCHAR, study VARCHAR, setting VARCHAR, design VARCHAR,
  predictor VARCHAR, u DOUBLE, v DOUBLE, seed BIGINT, quadrant VARCHAR, metric VARCHAR, value DOUBLE,
  note VARCHAR""",
@@ -84,7 +105,12 @@ LINEAGE = """artifact VARCHAR, kind VARCHAR, key VARCHAR, parents VARCHAR[], cre
 RUNS = """run_id VARCHAR, attempt BIGINT, config VARCHAR, status VARCHAR, started_at VARCHAR,
  finished_at VARCHAR, versions VARCHAR"""
 FACTS = "run_id VARCHAR, fact VARCHAR, value DOUBLE, text VARCHAR"
-VIEWS = ("examples", "influence", *TABLES, "facts", "costs", "lineage", "runs")
+FORECAST = """run_id VARCHAR, attempt BIGINT, made_at VARCHAR, stage VARCHAR, forecast_items BIGINT,
+ computed BIGINT, forecast_seconds DOUBLE, seconds DOUBLE, forecast_disk_mb DOUBLE, disk_mb DOUBLE,
+ forecast_peak_mb DOUBLE, peak_rss_mb DOUBLE"""
+# Views that are no files, but rows gathered when they are asked for.
+LOADED = {"facts": FACTS, "costs": COSTS, "forecast": FORECAST, "lineage": LINEAGE, "runs": RUNS}
+VIEWS = ("examples", "influence", *TABLES, *LOADED)
 
 
 @dataclass(frozen=True)
@@ -97,6 +123,78 @@ class Recomputed:
     rows: tuple[int, ...]
 
 
+class Views:
+    """An in-memory DuckDB (`con`) with views over `ws`, which can read their files and no others.
+
+    run, recomputed: as for `connect`; among: the views that may be asked for. One is made when `need` first
+    names it; those of results are of the files that there were when this was made. Not for several threads.
+    """
+
+    def __init__(
+        self,
+        ws: Workspace,
+        run: str | None = None,
+        recomputed: Mapping[str, Recomputed] | None = None,
+        among: Sequence[str] = VIEWS,
+    ) -> None:
+        self._ws, self._run = ws, run
+        self._chosen = resolve_runs(ws, run)
+        results = [r for r in (read_result(ws, i) for i in self._chosen) if r is not None]
+        for r in results:
+            if found := (recomputed or {}).get(r["run_id"]):
+                r["matrix"] |= {"exact": [found.exact], "estimates": [e for e in [found.estimates] if e]}
+                r["matrix"]["only"] = found.rows
+        self._facts = [f for r in results for f in _facts(r)]
+        self._sweeps = read_sweeps(ws, run) if {"sweep", "costs"} & set(among) else []
+        self._files = {view: _Files(ws) for view in among if view not in LOADED}
+        self._statements = {
+            view: _statement(files, self._sweeps if view == "sweep" else results, view)
+            for view, files in self._files.items()
+        }
+        self._left = set(among)
+        self.con = _locked_to({path for files in self._files.values() for path in files.used})
+
+    def need(self, views: Sequence[str]) -> None:
+        """Make those of `views` that are not there yet. Raises duckdb.IOException for a file that is lost."""
+        for view in views:
+            if view not in self._left:
+                continue
+            if view in LOADED:
+                _load(self.con, view, LOADED[view], self._rows(view))
+            else:
+                self._make(view)
+            self._left.remove(view)
+
+    def _make(self, view: str) -> None:
+        try:
+            self.con.execute(self._statements[view])
+        except duckdb.PermissionException:
+            # A file that is gone is looked for as a folder, and those are closed.
+            lost = [path for path in sorted(self._files[view].used) if not Path(path).is_file()]
+            if not lost:
+                raise
+            raise duckdb.IOException(f"no file {lost[0]}") from None
+
+    def _rows(self, view: str) -> list[dict[str, Any]]:
+        """Rows of a view that is no file."""
+        if view == "facts":
+            return self._facts
+        if view == "lineage":
+            return read_lineage(self._ws)
+        if view == "runs":
+            return [_run_row(a) for a in read_attempts(self._ws)]
+        if view == "forecast":
+            return forecast_rows(self._ws, self._chosen)
+        wanted = set(self._chosen) if self._chosen or self._run is None else {str(self._run)}
+        wanted |= {s["run_id"] for s in self._sweeps} if self._run is not None else set()
+        return [c for c in read_costs(self._ws) if c["run_id"] in wanted]
+
+
+def named_in(sql: str) -> list[str]:
+    """The views that `sql` may read: those whose name stands somewhere in it."""
+    return [view for view in VIEWS if view in sql.lower()]
+
+
 def connect(
     ws: Workspace,
     run: str | None = None,
@@ -106,47 +204,38 @@ def connect(
     """An in-memory DuckDB with the views over `ws`, which can read the files of these views and no others.
 
     run: None = the latest run with a result (for `sweep` the latest sweep), "all", or a run id. `runs` and
-    `lineage` always show the whole workspace. With `sql`, tables that it does not name stay empty: `lineage`
+    `lineage` always show the whole workspace. With `sql`, views that it does not name stay empty: `lineage`
     reads every manifest of the workspace. recomputed: by run id, the values of the view `influence` instead
     of the stored ones.
     """
+    named = VIEWS if sql is None else named_in(sql)
+    views = Views(ws, run, recomputed, named)
+    views.need(named)
+    for view, columns in {"examples": EXAMPLES, "influence": INFLUENCE, **TABLES, **LOADED}.items():
+        if view not in named:
+            views.con.execute(_empty(view, columns))
+    return views.con
 
-    def named(view: str) -> bool:
-        return sql is None or view in sql.lower()
 
-    chosen = resolve_runs(ws, run)
-    results = [r for r in (read_result(ws, i) for i in chosen) if r is not None]
-    for r in results:
-        if found := (recomputed or {}).get(r["run_id"]):
-            r["matrix"] |= {"exact": [found.exact], "estimates": [e for e in [found.estimates] if e]}
-            r["matrix"]["only"] = found.rows
+def _locked_to(files: set[str]) -> duckdb.DuckDBPyConnection:
+    """A connection that reads these files and nothing else, and whose settings nobody can change."""
     con = duckdb.connect()
     con.execute("SET python_enable_replacements = false")
     con.execute("SET autoinstall_known_extensions = false")
     con.execute("SET autoload_known_extensions = false")
-    files = _Files(ws)
-    statements = [
-        _examples(files, results if named("examples") else []),
-        _influence(files, results if named("influence") else []),
-    ]
-    sweeps = read_sweeps(ws, run) if named("sweep") or named("costs") else []
-    statements += [
-        _table(files, (sweeps if name == "sweep" else results) if named(name) else [], name, columns)
-        for name, columns in TABLES.items()
-    ]
-    con.execute(f"SET allowed_paths = [{', '.join(_quote(p) for p in sorted(files.used))}]")
-    for statement in statements:
-        con.execute(statement)
-    _load(con, "facts", FACTS, [f for r in results for f in _facts(r)])
-    wanted = set(chosen) if chosen or run is None else {str(run)}
-    wanted |= {s["run_id"] for s in sweeps} if run is not None else set()
-    costs = [c for c in read_costs(ws) if c["run_id"] in wanted] if named("costs") else []
-    _load(con, "costs", COSTS, costs)
-    _load(con, "lineage", LINEAGE, read_lineage(ws) if named("lineage") else [])
-    _load(con, "runs", RUNS, [_run_row(a) for a in read_attempts(ws)] if named("runs") else [])
+    con.execute(f"SET allowed_paths = [{', '.join(_quote(p) for p in sorted(files))}]")
     con.execute("SET enable_external_access = false")
     con.execute("SET lock_configuration = true")
     return con
+
+
+def _statement(files: _Files, results: Sequence[dict[str, Any]], view: str) -> str:
+    """How a view over files is made."""
+    if view == "examples":
+        return _examples(files, results)
+    if view == "influence":
+        return _influence(files, results)
+    return _table(files, results, view, TABLES[view])
 
 
 def rows_table(view: str, rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -136,6 +136,10 @@ class Workspace:
         """One fine-tuned adapter and what it was trained on."""
         return self.root / "adapters" / fine_tune_key[:16]
 
+    def training_dir(self, fine_tune_key: str) -> Path:
+        """How far a fine-tune is that is not over, as scratch: gone when it is, or when space is freed."""
+        return self.tmp_dir / f"training-{fine_tune_key[:16]}"
+
     def classifier_dir(self, key: str) -> Path:
         """What was kept of one training of a classifier, or of the subsets that a study trains on."""
         return self.root / "classifiers" / key[:16]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from nncift_core.classification import contract, frozen
 from nncift_core.classification.contract import Run, observed
 from nncift_core.classification.frozen import train_head
 from nncift_core.classification.heads import head_from, make_head
@@ -181,3 +182,42 @@ def test_it_learns_and_says_how_far_it_is():
     assert (run.predictions["test"].predicted == truth).mean() > 0.7
     assert run.predictions["test"].probabilities.sum(axis=1) == pytest.approx(np.ones(100), abs=1e-5)
     assert told == ([16] * 12 + [8]) * 30
+
+
+def test_one_row_that_is_repeated_is_not_copied_and_trains_as_its_copies_do():
+    from nncift_core.classification.frozen import _Training
+
+    row = data(1)[0]
+    labels = data(60)[1]
+    repeated = np.broadcast_to(row, (60, 9))
+    training = _Training(repeated, labels, K, SETTINGS, 1, "cpu")
+    assert tuple(training.x.shape) == (60, 9) and training.x.untyped_storage().nbytes() == row.nbytes
+    settings = SETTINGS.model_copy(update={"dropout": 0.4})
+    runs = [
+        train_head(x, labels, K, settings, seed=1, log=True, evaluate={"test": row})
+        for x in (repeated, np.ascontiguousarray(repeated))
+    ]
+    assert same(*runs)
+
+
+@pytest.mark.parametrize("keep_logits", [False, True])
+def test_looks_at_all_rows_are_taken_in_blocks(monkeypatch, keep_logits):
+    settings = SETTINGS.model_copy(update={"keep_logits": keep_logits})
+    whole = train(settings)
+    monkeypatch.setattr(frozen, "_ROWS_AT_ONCE", 7)
+    most = 0
+
+    def noted(logits: np.ndarray, labels: np.ndarray) -> Any:
+        nonlocal most
+        most = max(most, len(logits))
+        return observed(logits, labels)
+
+    monkeypatch.setattr(contract, "observed", noted)
+    got = train(settings)
+    assert most == 7 and whole.dynamics is not None and got.dynamics is not None
+    assert np.abs(got.dynamics.margin - whole.dynamics.margin).max() < 1e-5
+    if keep_logits:
+        assert got.logits is not None and got.logits.shape == (3, 60, K)
+        assert np.abs(got.logits - whole.logits).max() < 1e-5
+    else:
+        assert got.logits is None

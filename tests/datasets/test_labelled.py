@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nncift_core.config_prune import LabelledRows
-from nncift_core.datasets.labelled import LABELS, PAIRS, TEXTS, read_labelled
+from nncift_core.datasets.labelled import LABELS, PAIRS, TEXTS, read_labelled, unlabelled_note
 from nncift_core.errors import UserError
 from nncift_core.records import Example, ReadReport
 
@@ -185,3 +185,35 @@ def test_a_csv_with_usual_names_is_read_like_any_file(tmp_path):
     (tmp_path / "d.csv").write_text("text,intent\nhello,greet\n,greet\n", encoding="utf-8")
     with pytest.raises(UserError, match=r'd\.csv:3: column "text" is empty'):
         read_labelled(LabelledRows(source="d.csv"), str(tmp_path))
+
+
+def test_whitespace_around_a_label_is_no_part_of_it(tmp_path):
+    rows = [{"text": "x", "label": label} for label in ("a", "a ", "\ta\n", "a b")]
+    assert [e.label for e in read(tmp_path, rows)[0]] == ["a", "a", "a", "a b"]
+
+
+def test_labels_that_say_that_there_is_none_make_bad_rows(tmp_path):
+    rows = [{"text": "x", "label": 0}, {"text": "y", "label": -1}, {"text": "z", "label": " - "}]
+    assert [e.label for e in read(tmp_path, rows)[0]] == ["0", "-1", "-"]
+    error = refused(tmp_path, rows, unlabelled=["-1 ", "-"])
+    assert 'no label (column "label" is "-1", see data.unlabelled)' in error.what and "2 bad" in error.what
+    examples, report = read(tmp_path, rows, unlabelled=["-1", "-"], on_bad_rows="drop")
+    assert [e.label for e in examples] == ["0"] and len(report.dropped) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "sign"),
+    [
+        ({"-1", "0", "1", "2"}, "-1"),
+        ({"-1", "0", "2"}, ""),
+        ({"-1", "1"}, ""),
+        ({"-1", "yes"}, ""),
+        ({"-", "entailment", "neutral"}, "-"),
+        ({"-", "+"}, "-"),
+        ({"-"}, ""),
+        ({"0", "1"}, ""),
+    ],
+)
+def test_a_label_that_may_say_that_there_is_none_is_told(labels, sign):
+    note = unlabelled_note(labels)
+    assert (f'data.unlabelled = ["{sign}"]' in note) if sign else note == ""

@@ -28,10 +28,11 @@ def named(definitions: list[Definition]) -> dict[str, Definition]:
 
 def test_shipped_definitions_are_of_flows_that_exist_and_configs_that_are_valid(tmp_path: Path) -> None:
     found = named(shipped(tmp_path / "ws"))
-    assert set(found) == {"valuation", "refresh", "compare", "prune"}
+    assert set(found) == {"valuation", "refresh", "compare", "methods", "prune"}
     for d in found.values():
         module, _, name = d.entrypoint.rpartition(".")
-        assert getattr(importlib.import_module(module), name).name in ("valuation", "refresh", "prune")
+        flow = getattr(importlib.import_module(module), name).name
+        assert flow in ("valuation", "refresh", "compare", "prune")
         parse = parse_prune_config if d.name == "prune" else parse_config
         parse(d.parameters["config"])
         assert d.parameters["workspace"] == str(tmp_path / "ws")
@@ -96,6 +97,7 @@ def test_a_config_takes_the_place_of_the_built_in_data(offline_project: Project)
     offline_project.configure(finetune={"method": "lora"})
     found = named(with_config(shipped("ws"), path))
     assert found["compare"].parameters["config"]["finetune"]["method"] == "lora"
+    assert "methods" not in found, "no rows are held out to compare methods on"
     assert "finetune" not in found["valuation"].parameters["config"]
     # A dtype is settled by the machine that runs, not by the one that deploys.
     assert found["compare"].parameters["config"]["language_model"]["dtype"] == "auto"

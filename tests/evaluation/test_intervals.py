@@ -174,3 +174,20 @@ def test_real_gains_are_found() -> None:
     assert simulate((3, 3), 0.3, 100).count("better") >= 95
     assert simulate((3, 3), -0.3, 100).count("worse") >= 95
     assert simulate((3, 1), 0.3, 100).count("better") >= 95
+
+
+def test_rows_without_a_number_are_left_out_on_both_sides() -> None:
+    ours, theirs = np.arange(12.0).reshape(2, 6) ** 2, np.arange(6.0)[None]
+    holed = ours.copy(), theirs.copy()
+    holed[0][1, 0], holed[1][0, 3] = np.nan, np.nan
+    kept = [1, 2, 4, 5]
+    assert compare(*holed, True, 0) == compare(ours[:, kept], theirs[:, kept], True, 0)
+    assert compare(*holed, True, 0).n_rows == 4
+    values = np.array([1.0, np.nan, 3.0, 4.0])
+    assert mean_interval(values, 0) == mean_interval(values[[0, 2, 3]], 0)
+
+
+def test_where_no_row_has_numbers_on_both_sides_there_is_no_verdict() -> None:
+    found = compare(np.array([[1.0, np.nan]]), np.array([[np.nan, 2.0]]), True, 0)
+    assert (found.n_rows, found.verdict) == (0, "no rows to compare") and np.isnan(found.gain)
+    assert np.isnan(mean_interval(np.full(5, np.nan), 0)).all()

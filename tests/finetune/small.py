@@ -9,9 +9,10 @@ import torch
 from conftest import ORACLES, oracle_rows
 from safetensors.torch import load_file
 
-from nncift_core.config import Config, parse_config
+from nncift_core.config import Config, LanguageModelConfig, parse_config
 from nncift_core.finetune import FineTuned, TrainingRows, fine_tune
 from nncift_core.hashing import content_hash
+from nncift_core.language_models import load_language_model
 
 TINY = ORACLES / "tiny-lm"
 FAST: dict[str, Any] = {"epochs": 2, "batch_size": 4, "rank": 4, "learning_rate": 5e-3}
@@ -59,3 +60,21 @@ def gap(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """The largest difference of a weight between two adapters."""
     assert a.keys() == b.keys()
     return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def chat_student(folder: Path) -> Path:
+    """tiny-lm with the markers and the chat template of ChatML."""
+    plain = load_language_model(LanguageModelConfig(model=str(TINY)), "cpu")
+    plain.tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    plain.tokenizer.chat_template = CHATML
+    torch.manual_seed(0)
+    plain.model.resize_token_embeddings(len(plain.tokenizer), mean_resizing=False)
+    plain.model.save_pretrained(folder)
+    plain.tokenizer.save_pretrained(folder)
+    return folder

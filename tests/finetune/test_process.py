@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from finetune.small import ROWS, Trained, job, rows_of, same, tuned
+from finetune.small import ROWS, Trained, gap, job, rows_of, same, tuned
 
 from nncift_core.errors import RunError, UserError
-from nncift_core.finetune.process import child_env, child_spec, fine_tune_apart
+from nncift_core.finetune.process import child_env, child_spec, fine_tune_apart, launcher
 
 
 def test_a_process_of_its_own_gives_the_same_adapter(trained: Trained, tmp_path: Path) -> None:
@@ -22,6 +22,10 @@ def test_a_process_of_its_own_gives_the_same_adapter(trained: Trained, tmp_path:
     shapes = [(folder / "adapter_config.json").read_bytes() for folder in (trained[2], tmp_path / "a")]
     assert shapes[0] == shapes[1]
     assert steps == [(k, 6) for k in range(1, 7)]
+    same_tokenizer = (
+        folder.joinpath("tokenizer.json").read_bytes() for folder in (trained[2], tmp_path / "a")
+    )
+    assert len(set(same_tokenizer)) == 1
 
 
 def test_its_user_errors_come_through(tmp_path: Path) -> None:
@@ -91,3 +95,46 @@ def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, nncift_core.finetune; print({'torch', 'peft', 'transformers'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "expected"),
+    [("5,7,8", "cuda:1", "7,8"), ("5,7,8", "cuda:2", "8,5"), (None, "cuda:1", "1,2")],
+)
+def test_several_gpus_are_those_from_its_own_on(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, device: str, expected: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert child_env(device, 2)["CUDA_VISIBLE_DEVICES"] == expected
+    with pytest.raises(UserError, match="finetune.devices: 5 GPUs are wanted"):
+        child_env(device, 5)
+
+
+def test_several_devices_are_started_by_torchs_launcher_and_must_be_gpus(tmp_path: Path) -> None:
+    assert launcher(1)[1:] == ["-m", "nncift_core.finetune"]
+    several = launcher(3)
+    assert several[2] == "torch.distributed.run" and "--nproc-per-node=3" in several
+    assert several[-1] == "nncift_core.finetune"
+    with pytest.raises(UserError, match='2 devices are wanted, and the student runs on "cpu"') as e:
+        tuned(tmp_path / "a", job(devices=2))
+    assert e.value.field == "finetune.devices"
+
+
+@pytest.mark.heavy
+def test_two_processes_train_the_adapter_that_one_does(trained: Trained, tmp_path: Path) -> None:
+    """On the CPU, where the product would not do it: the sums between processes are the same."""
+    steps: list[tuple[int, int]] = []
+    done, weights = tuned(
+        tmp_path / "a", job(devices=2), by=fine_tune_apart, progress=lambda a, b: steps.append((a, b))
+    )
+    assert gap(weights, trained[1]) < 1e-4 and steps == [(k, 6) for k in range(1, 7)]
+    assert done.losses == pytest.approx(trained[0].losses, abs=1e-5)
+
+
+@pytest.mark.heavy
+def test_an_error_of_two_processes_comes_through(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="learning_rate"):
+        tuned(tmp_path / "a", job(devices=2, learning_rate=1e30), by=fine_tune_apart)

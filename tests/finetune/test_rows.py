@@ -1,7 +1,8 @@
-"""Rows: what is learned of them, what is refused, and the order and size in which they come."""
+"""Rows: what is learned of them, and what is refused."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from finetune.small import PAIRS, ROWS, job, rows_of, tuned
 
 from nncift_core.errors import UserError
 from nncift_core.finetune import encode, student
-from nncift_core.finetune.loop import Collator, RowOrder, micro_batch
+from nncift_core.finetune.batches import padded
 from nncift_core.language_models import LanguageModel, load_tokenizer
 
 
@@ -17,10 +18,7 @@ def test_only_the_response_is_learned_even_when_the_prompt_speaks_the_template(t
     pairs = [("Say Response: twice.\nResponse: no", "Response: Response:"), ("short", "a")]
     template = "Instruction: {prompt}\nResponse: "
     encoded = encode(tiny, rows_of(pairs), template)
-    examples = [
-        {"input_ids": ids, "n_prompt": n} for ids, n in zip(encoded.sequences, encoded.n_prompt, strict=True)
-    ]
-    batch = Collator(pad=7)(examples)
+    batch = padded(encoded, [0, 1], pad=7)
     for k, (prompt, response) in enumerate(pairs):
         before = tiny.tokenizer.encode(f"Instruction: {prompt}\nResponse: ", add_special_tokens=False)
         after = [*tiny.tokenizer.encode(response, add_special_tokens=False), tiny.eos_id]
@@ -54,40 +52,9 @@ def test_responses_without_tokens_are_refused_by_name(tmp_path: Path) -> None:
     assert 'pool row 7 (id "r7")' in text and "pool row 8" not in text and "and 2 more" in text
 
 
-@pytest.mark.parametrize(
-    ("longest", "batch_size", "batch_tokens", "micro"),
-    [(100, 16, 8192, 16), (100, 16, 800, 8), (100, 16, 1599, 8), (100, 6, 500, 3), (9000, 16, 8192, 1)],
-)
-def test_micro_batch_is_a_divisor_that_fits(
-    longest: int, batch_size: int, batch_tokens: int, micro: int
-) -> None:
-    assert micro_batch(longest, batch_size, batch_tokens) == micro
-
-
-def test_every_epoch_has_an_order_of_its_own_longest_first_within_a_step() -> None:
-    lengths = [3, 9, 4, 1, 7, 7, 2, 8, 5, 6]
-    order = RowOrder(lengths, 4, seed=3)
-    epochs = []
-    for epoch in range(3):
-        order.set_epoch(epoch)
-        rows = list(order)
-        assert sorted(rows) == list(range(10)) and rows == list(order)
-        for start in range(0, 10, 4):
-            step = [lengths[k] for k in rows[start : start + 4]]
-            assert step == sorted(step, reverse=True)
-        epochs.append(tuple(rows))
-    assert len(set(epochs)) == 3
-    assert list(RowOrder(lengths, 4, seed=4)) != list(RowOrder(lengths, 4, seed=3))
-
-
-def test_epochs_take_their_rows_in_their_own_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    seen: list[int] = []
-    set_epoch = RowOrder.set_epoch
-
-    def noted(order: RowOrder, epoch: int) -> None:
-        seen.append(epoch)
-        set_epoch(order, epoch)
-
-    monkeypatch.setattr(RowOrder, "set_epoch", noted)
-    tuned(tmp_path / "a", job(epochs=3))
-    assert sorted(set(seen)) == [0, 1, 2]
+def test_responses_that_the_context_leaves_nothing_of_are_refused_by_name(tiny: LanguageModel) -> None:
+    short = replace(tiny, context_length=1)
+    with pytest.raises(UserError, match=r"2 of 2 training rows lose .* 1 tokens: example 1000, pool row 0"):
+        encode(short, rows_of([("a", "yes"), ("b", "no")]), "{prompt}")
+    # One token of context more, and a response's first token is learned.
+    assert encode(replace(tiny, context_length=2), rows_of([("a", "yes")]), "{prompt}").response_tokens == 1

@@ -16,8 +16,8 @@ from finetune.small import PAIRS, ROWS, TINY, Trained, gap, job, rows_of, same, 
 from nncift_core.config import Config
 from nncift_core.errors import UserError
 from nncift_core.finetune import encode, fine_tune, load_fine_tuned, load_student
-from nncift_core.finetune.loop import train
-from nncift_core.finetune.training import _with_adapters
+from nncift_core.finetune.loop import Place, train
+from nncift_core.finetune.methods import with_adapters
 from nncift_core.hashing import int63
 from nncift_core.language_models import LanguageModel
 from nncift_core.sequences import fill
@@ -27,7 +27,7 @@ def reference(model: LanguageModel, config: Config, seed: int) -> Any:
     """The adapters by a plain loop: every step sees all rows, one at a time."""
     own = config.finetune
     assert own is not None
-    adapted = _with_adapters(model.model, own, int63(f"fine-tune\x1f{seed}") % 2**32).train()
+    adapted = with_adapters(model.model, own, int63(f"fine-tune\x1f{seed}") % 2**32).train()
     learned = [p for p in adapted.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=own.learning_rate, weight_decay=own.weight_decay)
     warm = 2
@@ -149,17 +149,21 @@ def test_the_scale_that_keeps_float16_gradients_alive_changes_no_update() -> Non
     found = []
     for float16 in (False, True):
         model = load_student(config, "cpu")
-        adapted = _with_adapters(model.model, own, 1)
-        train(replace(model, model=adapted), own, encode(model, ROWS, own.template), 1, float16, None)
+        adapted = with_adapters(model.model, own, 1)
+        train(replace(model, model=adapted), own, encode(model, ROWS, own.template), 1, Place(float16))
         found.append({n: p.detach() for n, p in adapted.named_parameters() if p.requires_grad})
     assert gap(*found) < 1e-6
 
 
-def test_the_folder_holds_the_adapter_alone_and_no_machine_path(
+def test_the_folder_holds_adapter_and_tokenizer_and_no_machine_path(
     trained: Trained,
 ) -> None:
     done, weights, folder = trained
-    assert sorted(p.name for p in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    for path in folder.glob("*.json"):
+        assert str(TINY.parent) not in path.read_text(encoding="utf-8"), path.name
     text = (folder / "adapter_config.json").read_text(encoding="utf-8")
     shape = json.loads(text)
     assert shape["base_model_name_or_path"] == "tiny-lm" and str(TINY.parent) not in text

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Project, oracle_rows, write_jsonl
+from judge_server import Said, judge_server
 
 from flows.downstream import Downstream
 from flows.valuation import value_pool
@@ -157,7 +158,7 @@ def test_a_failed_attempt_leaves_the_earlier_comparison(
     def fail(*_: Any) -> None:
         raise RuntimeError("the power went")
 
-    monkeypatch.setattr(Downstream, "_fine_tune", fail)
+    monkeypatch.setattr(Downstream, "fine_tune", fail)
     with pytest.raises(RunError, match="the power went"):
         module_project.value()
     found = module_project.ask("SELECT count(*) AS n FROM comparison")
@@ -184,6 +185,43 @@ def test_more_seeds_cost_only_themselves(module_project: Project, first: dict[st
     costs = module_project.costs(more)
     assert costs["fine-tune"]["computed"] == 12 and costs["fine-tune"]["reused"] == 24
     assert {c["against"] for c in more["comparison"]} == {"random"}
+
+
+def test_in_context_nothing_is_trained_and_grades_come_from_the_judge(
+    module_project: Project, first: dict[str, Any]
+) -> None:
+    def answer(number: int, body: dict[str, Any]) -> Said:
+        return Said("[RESULT] 2") if number % 3 else Said("[RESULT] two")
+
+    with judge_server(answer) as server:
+        settings = {**EVALUATION, "modes": ["icl"], "subsets": ["base", "random"], "icl_examples": 2}
+        path = module_project.configure(
+            target={"source": "target.jsonl", "test": "held_out.jsonl"}, finetune=FINETUNE,
+            evaluation={**settings, "metrics": ["loss", "similarity", "judge"]},
+        )  # fmt: skip
+        with path.open("a", encoding="utf-8") as f:
+            f.write(
+                f'[evaluation.judge]\nbase_url = "{server.url}"\nmodel = "m"\nretries = 0\nconcurrency = 1'
+            )
+        result = module_project.value()
+        asked = len(server.asked)
+        assert module_project.value()["comparison"] == result["comparison"] and len(server.asked) == asked
+    costs, facts = module_project.costs(result), result["facts"]
+    assert "fine-tune" not in costs and costs["evaluate"]["computed"] == 4 * 8 * 3
+    assert facts["judge_answers"] == asked and facts["judge_malformed"] == -(-asked // 3)
+    assert facts["judge_failed"] == 0 and facts["icl_examples_dropped"] == 0
+    sql = "SELECT subset, mode, count(DISTINCT seed) AS seeds FROM evaluation GROUP BY ALL ORDER BY 1, 2"
+    found = [(r["subset"], r["mode"], r["seeds"]) for r in module_project.ask(sql)]
+    assert found == [("base", "base", 0), ("random", "icl", 2), ("selected", "icl", 1)]
+    graded = module_project.ask(
+        "SELECT value, count(*) AS n FROM evaluation_rows WHERE metric = 'judge' GROUP BY 1"
+    )
+    assert {r["value"] for r in graded} == {2.0, None}
+    assert {(c["mode"], c["metric"]) for c in result["comparison"]} == {
+        ("icl", m) for m in ("loss", "similarity", "judge")
+    }
+    report = Path(result["report"]).read_text(encoding="utf-8")
+    assert "in context" in report and "With examples out of the selected rows" in report
 
 
 @pytest.mark.heavy

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from compared_jobs import with_held_out
 from conftest import Project
 from faults.live import WORKER, until
 from faults.world import MARK, free_locks, marked, no_half_written
@@ -22,10 +23,10 @@ from faults.world import MARK, free_locks, marked, no_half_written
 pytestmark = pytest.mark.heavy
 
 
-def killed_when(p: Project, ready: Callable[[Path], bool]) -> None:
-    """Start a run and kill its process as soon as `ready(workspace)`."""
+def killed_when(p: Project, ready: Callable[[Path], bool], command: str = "run") -> None:
+    """Start `nncift COMMAND` and kill its process as soon as `ready(workspace)`."""
     process = subprocess.Popen(
-        p.command("run", "job.toml", "--workspace", str(p.workspace)),
+        p.command(command, "job.toml", "--workspace", str(p.workspace)),
         cwd=p.folder, env=p.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 120
@@ -88,4 +89,32 @@ def test_a_killed_run_goes_on_where_it_was(
         assert 0 < estimates < costs["estimate-influence"]["items"]
     first = p.query("SELECT status FROM runs ORDER BY started_at LIMIT 1")[0]["status"]
     assert first == ("completed" if moment == "within ingest" else "killed")
+    no_half_written(p.workspace)
+
+
+COMPARED = {
+    "between methods": has("runs/*/tables/selection_of_method-*.manifest.json", 2),
+    "within fine-tune": has("adapters/*/adapter_model.safetensors.manifest.json", 3),
+    "within evaluate": has("evaluations/*.manifest.json", 2),
+}
+
+
+@pytest.mark.parametrize("moment", COMPARED)
+def test_a_killed_comparison_keeps_every_finished_cell(
+    make_project: Callable[[str], Project], moment: str
+) -> None:
+    p = make_project("compared")
+    with_held_out(p)
+    p.env = {**p.env, MARK: uuid.uuid4().hex}
+    killed_when(p, COMPARED[moment], "compare")
+    trained = len(list(p.workspace.glob("adapters/*/adapter_model.safetensors.manifest.json")))
+    scored = len(list(p.workspace.glob("evaluations/*.manifest.json")))
+    files = {f: f.stat().st_mtime_ns for f in p.workspace.glob("adapters/*/adapter_model.safetensors")}
+    done = p.call("compare", "job.toml", "--workspace", str(p.workspace), "--json", "-q")
+    result = json.loads(done.stdout)
+    # Finished models are the very files that were there, and every row of the table is filled.
+    assert all(f.stat().st_mtime_ns == then for f, then in files.items()) and len(files) >= trained
+    costs = p.costs(result)
+    assert costs["evaluate"]["reused"] >= scored and not result["facts"]["failed_parts"]
+    assert {r["method"] for r in result["summary"]} >= {"bm25, exact", "delift-se, estimated", "base", "full"}
     no_half_written(p.workspace)

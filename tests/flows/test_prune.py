@@ -249,9 +249,43 @@ def test_the_plan_counts_and_writes_nothing(tmp_path: Path) -> None:
     assert found == {
         "rows": 150, "test_rows": 60, "new_rows": 7, "rows_dropped": 0, "classes": 3, "text": "text",
         "mode": "frozen", "label_sets": 5, "trainings_for_scores": 10,
-        "trainings_on_subsets": 2 * CURVE + 2 * IMBALANCE + 4 * NOISE,
+        "trainings_on_subsets": 2 * CURVE + 2 * IMBALANCE + 4 * NOISE, "labels_note": "",
     }  # fmt: skip
     assert not p.workspace.exists() and not Path(p.env["PREFECT_HOME"]).exists()
+
+
+def test_the_plan_tells_of_a_label_that_may_say_that_there_is_none(tmp_path: Path) -> None:
+    p = PruneProject(tmp_path, _offline(tmp_path))
+    for name, n in (("mine", 60), ("rest", 9)):
+        rows = [{"text": f"{name} {k}", "label": k % 3 - 1} for k in range(n)]
+        write_jsonl(p.folder / f"{name}.jsonl", rows)
+    data = {"source": "mine.jsonl", "split": None, "test": "./rest.jsonl", "columns": {}, "new": None}
+    training = {"batch_size": 16}
+    p.configure(data=data, training=training)
+    told = p.call("prune", "job.toml", "--workspace", str(p.workspace), "--plan").stdout
+    assert 'note: the label "-1" is taken for a class' in told and 'data.unlabelled = ["-1"]' in told
+    p.configure(data={**data, "unlabelled": ["-1"], "on_bad_rows": "drop"}, training=training)
+    told = p.call("prune", "job.toml", "--workspace", str(p.workspace), "--plan", "--json").stdout
+    found = json.loads(told)
+    assert (found["rows"], found["rows_dropped"], found["classes"], found["labels_note"]) == (40, 23, 2, "")
+
+
+def test_the_terminal_tells_of_such_a_label(capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.prune import PruneResult
+    from flows.prune_summary import show_prune
+
+    facts = {
+        "rows": 60, "classes": 3, "mode": "frozen", "accuracy_all": 0.5, "test_rows": 9, "suspects": 0,
+        "recommendation": "keep all", "suspects_csv": "s.csv", "labels_note": 'the label "-1" is a class',
+    }  # fmt: skip
+    result = PruneResult(
+        run_id="r", attempt=1, workspace="ws", report="ws/r.html", ui_url=None, facts=facts, summary=[],
+        detection=[], findings=[], costs=[],
+    )  # fmt: skip
+    show_prune(result)
+    assert 'note: the label "-1" is a class' in capsys.readouterr().out
+    show_prune(result.model_copy(update={"facts": {**facts, "labels_note": ""}}))
+    assert "note:" not in capsys.readouterr().out
 
 
 def _offline(folder: Path) -> dict[str, str]:
@@ -263,8 +297,9 @@ def _offline(folder: Path) -> dict[str, str]:
 
 def unlabelled(p: PruneProject) -> str:
     write_jsonl(p.folder / "mine.jsonl", [{"text": "t", "label": "a"}, {"text": "u", "label": None}])
+    write_jsonl(p.folder / "rest.jsonl", [{"text": "v", "label": "a"}])
     p.configure(
-        data={"source": "mine.jsonl", "split": None, "test": "./mine.jsonl", "columns": {}, "new": None}
+        data={"source": "mine.jsonl", "split": None, "test": "./rest.jsonl", "columns": {}, "new": None}
     )
     return "mine.jsonl:2: the row has no label"
 

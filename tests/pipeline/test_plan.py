@@ -88,8 +88,8 @@ def test_plan_asks_no_texts_of_a_model_that_is_not_here(
     """A hub model is not fetched to plan: pairs count alike, which is never too few."""
     c = configured(folder, "priced")
     counted = plan(c, folder / "ws")["label_pairs"]
-    monkeypatch.setattr("nncift_core.pipeline.plan.CATALOGUE", {"priced": _Teacher()})
-    monkeypatch.setattr("nncift_core.pipeline.plan.is_local", lambda *_: False)
+    monkeypatch.setattr("nncift_core.forecast.work.CATALOGUE", {"priced": _Teacher()})
+    monkeypatch.setattr("nncift_core.forecast.work.is_local", lambda *_: False)
     found = plan(c, folder / "ws")
     assert found["label_pairs"] == 12 * 5 > counted
 

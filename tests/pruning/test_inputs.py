@@ -13,7 +13,7 @@ from nncift_core.config_prune import PruneConfig, load_prune_config, parse_prune
 from nncift_core.errors import UserError
 from nncift_core.pipeline.inputs import Input
 from nncift_core.pruning.fit_for import check_settings
-from nncift_core.pruning.inputs import read_labelled_inputs, sources
+from nncift_core.pruning.inputs import labels_note, read_labelled_inputs, sources
 
 Row = dict[str, Any]
 
@@ -134,19 +134,47 @@ def test_pairs_beside_single_texts_are_refused(tmp_path, train_in_pairs):
     assert error.file == "test.jsonl" and "data.columns" in error.mend
 
 
-def test_the_split_that_is_trained_on_cannot_be_the_test(tmp_path):
+@pytest.mark.parametrize(
+    ("role", "why"), [("test", "no row is held out"), ("new", "the scores of its rows are measured")]
+)
+def test_the_split_that_is_trained_on_cannot_be_the_test_nor_new_rows(tmp_path, role, why):
     with pytest.raises(UserError) as e:
-        config(tmp_path, data={"split": "train", "test": "train"})
-    assert "no row is held out" in str(e.value)
+        config(tmp_path, data={"split": "train", "test": "dev", role: "train"})
+    assert f"{role} names the split that is trained on: {why}" in str(e.value)
     assert (e.value.file, e.value.field) == ("job.toml", "data")
+
+
+def test_rows_without_a_label_by_their_own_word_are_left_out_and_counted(tmp_path):
+    numbers = [{"text": f"text {k}", "label": k % 3 - 1} for k in range(9)]
+    write(tmp_path, numbers, [{"text": f"other {k}", "label": k % 2} for k in range(4)])
+    given = read(tmp_path)
+    assert 'data.unlabelled = ["-1"]' in labels_note(given) and len(given[0].examples) == 9
+    assert "see data.unlabelled" in refused(tmp_path, data={"unlabelled": ["-1"]}).what
+    found = read(tmp_path, data={"unlabelled": ["-1"], "on_bad_rows": "drop"})
+    assert labels_note(found) == "" and {e.label for e in found[0].examples} == {"0", "1"}
+    assert len(found[0].report.dropped) == 3
+    assert found[0].fingerprint != read(tmp_path, data={"on_bad_rows": "drop"})[0].fingerprint
+    write_jsonl(tmp_path / "train.jsonl", [r for r in numbers if r["label"] != -1])
+    write_jsonl(tmp_path / "test.jsonl", [{"text": "other", "label": -1}])
+    assert 'data.unlabelled = ["-1"]' in refused(tmp_path).mend
 
 
 @pytest.mark.parametrize("source", ["train.jsonl", "./train.jsonl"])
 def test_the_rows_to_prune_themselves_cannot_be_the_test(tmp_path, source):
     write(tmp_path)
-    error = refused(tmp_path, data={"test": source})
+    for role in ("test", "new"):
+        error = refused(tmp_path, data={role: source})
+        assert f"the {role} rows are read from the source of the rows to prune" in error.what
+        assert (error.file, error.field) == (source, f"data.{role}") and "another split" in error.mend
+    error = refused(tmp_path, data={"new": str(tmp_path / "train.jsonl"), "split": "train", "test": "dev"})
+    assert error.field == "data.new", "whichever split is trained on, it is among all rows"
+
+
+def test_test_rows_that_are_a_copy_of_rows_to_prune_are_refused(tmp_path):
+    write(tmp_path, test=rows(4))
+    error = refused(tmp_path)
     assert "all test rows are also among the rows to prune" in error.what
-    assert (error.file, error.field) == (source, "data.test") and "held out" in error.mend
+    assert (error.file, error.field) == ("test.jsonl", "data.test") and "held out" in error.mend
     write_jsonl(tmp_path / "test.jsonl", [*rows(2), {"text": "other", "label": "a"}])
     assert len(read(tmp_path)[1].examples) == 3
 
@@ -220,8 +248,9 @@ def test_the_score_of_the_subset_must_be_computed(tmp_path):
     assert "'grand' is asked for" in broken(tmp_path, scores={"names": ["el2n"]}, subset=subset).what
 
 
-def test_where_none_of_the_usual_scores_is_computed_the_first_one_is_studied(tmp_path):
-    assert config(tmp_path, scores={"names": ["tracin", "grand"]}).studied == ["tracin"]
+def test_where_none_of_the_usual_scores_is_computed_the_first_of_the_catalogue_is_studied(tmp_path):
+    for names in (["tracin", "grand"], ["grand", "tracin"]):
+        assert config(tmp_path, scores={"names": names}).studied == ["tracin"]
     assert config(tmp_path, scores={"names": ["tracin"]}, study={"scores": ["tracin"]}).studied == ["tracin"]
 
 

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from nncift_core.pruning import learned
+from nncift_core.pruning import class_sums, learned
 from nncift_core.pruning.learned import label_features, learn_score
 
 D, CLASSES = 12, 8
@@ -103,3 +103,28 @@ def test_wrong_input_is_refused():
         learn(values=np.ones(399))
     with pytest.raises(ValueError, match="new rows"):
         learn(x_new=np.ones((100, D + 1), np.float32))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_features_of_blocks_of_rows_are_those_of_all_rows_at_once(monkeypatch, own):
+    x, labels, _, _ = made(300, 0)
+    x_of, labels_of = (x, labels) if own else made(170, 1)[:2]
+    whole = label_features(x, labels, x_of, labels_of, own)
+    sizes = []
+    unit = learned._unit
+    monkeypatch.setattr(learned, "_unit", lambda a: sizes.append(len(a)) or unit(a))
+    monkeypatch.setattr(class_sums, "_NUMBERS", 7 * D)
+    got = label_features(x, labels, x_of, labels_of, own)
+    assert np.abs(got - whole).max() < 1e-12
+    # The class means once, then a block and its rows' own means.
+    assert sizes[0] == CLASSES and max(sizes[1:]) == 7 and sum(sizes[1:]) == 2 * len(x_of)
+
+
+def test_sums_of_classes_do_not_depend_on_blocks(monkeypatch):
+    x, labels, _, _ = made(300, 0)
+    plain = np.zeros((CLASSES + 1, D))
+    for row, label in zip(x.astype(np.float64), labels, strict=True):
+        plain[label] += row
+    for numbers in (1, 7 * D, 10**6):
+        monkeypatch.setattr(class_sums, "_NUMBERS", numbers)
+        assert np.array_equal(class_sums.class_sums(x, labels, CLASSES + 1), plain)

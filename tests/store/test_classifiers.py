@@ -147,3 +147,33 @@ def test_subsets_are_read_by_name_and_written_once(kept):
     (ws.root / path).write_bytes(b"broken")
     write_subsets(ws, KEY, names, rows, kept.parents)
     assert read_subset(ws, path, "it's").tolist() == [2**31 - 1]
+
+
+def test_one_subset_is_read_without_the_others(kept, monkeypatch):
+    import pyarrow.parquet as pq
+
+    ws, long = kept.ws, "n" * 300
+    names = [*(f"given/{k}/\u00e9/0.5/1" for k in range(40)), f"{long}a", f"{long}b", ""]
+    rows = [np.arange(k, k + 500) for k in range(len(names))]
+    path = write_subsets(ws, KEY, names, rows, kept.parents)
+    file = pq.ParquetFile(ws.root / path)
+    found = {file.read_row_group(g)["subset"][0].as_py(): g for g in range(file.num_row_groups)}
+    assert len(found) == len(names), "a row group of its own for every subset"
+    # Every other subset's numbers are harmed: whoever reads them fails, or reads other numbers.
+    wanted = f"{long}b"
+    data = bytearray((ws.root / path).read_bytes())
+    for name, group in found.items():
+        if name != wanted:
+            column = file.metadata.row_group(group).column(1)
+            start = column.dictionary_page_offset or column.data_page_offset
+            data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    (ws.root / path).write_bytes(bytes(data))
+    assert read_subset(ws, path, wanted).tolist() == rows[names.index(wanted)].tolist()
+    with pytest.raises(OSError):
+        read_subset(ws, path, names[3])
+
+
+def test_a_subset_that_is_not_there_is_named(kept):
+    path = write_subsets(kept.ws, KEY, ["a", "b"], [np.array([1]), np.array([2])], kept.parents)
+    with pytest.raises(KeyError, match="0 subsets are named 'ab'"):
+        read_subset(kept.ws, path, "ab")

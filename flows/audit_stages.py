@@ -1,0 +1,252 @@
+"""The stages of an audit: values of every method, models on subsets, losses of the queries, the measures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from prefect.artifacts import create_table_artifact
+
+from flows.downstream import Downstream
+from flows.method_stages import MethodStages, Valued
+from flows.stages import Stages
+from nncift_core.errors import RunError
+from nncift_core.execution.job import Job
+from nncift_core.execution.pool import close_pools
+from nncift_core.hashing import digest
+from nncift_core.pipeline.attribution import (
+    RANDOM,
+    Trained,
+    about,
+    audit_methods,
+    bank,
+    controls,
+    queries,
+    subsets_table,
+    without_top,
+)
+from nncift_core.pipeline.attribution_data import Planted, draw_queries, plant
+from nncift_core.pipeline.attribution_losses import has_losses, read_losses
+from nncift_core.pipeline.attribution_measures import (
+    Measures,
+    dense_values,
+    first_targets,
+    model_rows,
+    of_planted,
+    random_values,
+    subjects,
+)
+from nncift_core.pipeline.downstream import Cell, base_cell, cells, is_trained
+from nncift_core.pipeline.result import record_without_matrix
+from nncift_core.pipeline.state import state_list
+from nncift_core.store.datasets import Dataset
+from nncift_core.store.files import sum_counts
+from nncift_core.store.references import DatasetRef
+from nncift_core.store.runs import Attempt, publish_table
+from tasks.attribution import query_losses
+from tasks.progress import say
+from tasks.running import run_shards
+
+Rows = list[dict[str, Any]]
+Float32 = npt.NDArray[np.float32]
+
+
+class Audit(Stages):
+    """An audit; job: under `audit_config`.
+
+    A method that fails lets the others go on: what is measured is published before the failure is told.
+    """
+
+    def __init__(self, job: Job, attempt: Attempt, command: str, *, default_finetune: bool) -> None:
+        super().__init__(job, attempt)
+        self.command, self.default_finetune = command, default_finetune
+        self.failed: dict[str, str] = {}
+        self.made_from: list[str] = []
+        self.replaced: list[Dataset] = []
+        self.planted: list[Dataset] = []
+        self.agreement: float | None = None
+
+    def run(self) -> dict[str, Any]:
+        """All stages; returns the fields of `AuditResult`."""
+        self._draw_queries()
+        values = self._values(self.job)
+        planted = self._plant() if self.config.audit.planting else None
+        of_planted_rows = self._planted_values(planted) if planted else []
+        close_pools()
+        sets, subsets, found = self._models(values)
+        lost = self._losses(found, subsets)
+        rows = self._measure(sets, found, values) + of_planted_rows
+        return self._publish(rows, sets, found, subsets, lost, planted)
+
+    def _draw_queries(self) -> None:
+        """From here on the job's targets are the queries."""
+        refs = draw_queries(self.ws, self.config, self.problem.targets)
+        self._replace("target", refs)
+        say(f"queries: {len(queries(self.problem)):,} target rows")
+
+    def _replace(self, role: str, refs: list[DatasetRef]) -> None:
+        self.replaced += [d for d in self.problem.of_role(role) if d.ref not in refs]
+        self.job = _with(self.job, role, refs)
+        self.problem = self.job.problem()
+
+    def _values(self, job: Job) -> dict[str, Float32]:
+        """Values [M, Q] of the pool of `job` by every method that works, by its name."""
+        problem, found = job.problem(), dict[str, Float32]()
+        wanted = queries(problem)
+        # Estimates first: what their labels cost is then measured, not found in the exact values.
+        for method in sorted(audit_methods(self.config), key=lambda m: m.values != "estimated"):
+            if method.name in self.failed:
+                continue
+            try:
+                valued = MethodStages(job, self.attempt, method).value()
+                found[method.name] = dense_values(valued.problem, valued.ref, wanted)
+                self._note(valued)
+            except RunError as e:
+                self.failed[method.name] = str(e)
+                say(f"{method.name}: failed; the other methods go on ({e})")
+        if RANDOM in self.config.audit.baselines:
+            found[RANDOM] = random_values(problem.pool.contents, wanted, self.config.seed)
+        if not found:
+            raise RunError(f"every method failed: {'; '.join(self.failed.values())}")
+        return found
+
+    def _note(self, valued: Valued) -> None:
+        """What a result's tables were made from, so that it stays with them."""
+        ref = valued.ref
+        self.made_from += [*state_list(valued.problem), *([ref.path] if ref else [])]
+
+    def _plant(self) -> Planted:
+        with self.stage("plant", 1, 1, "data set"):
+            planted = plant(self.ws, self.config, self.problem.pool, self.problem.targets)
+        if "duplicates" in self.config.audit.tests and planted.shared:
+            say(f"duplicates: {planted.shared:,} queries stand in the pool already and were not copied")
+        return planted
+
+    def _planted_values(self, planted: Planted) -> Rows:
+        """Measures of finding what was planted, for every method."""
+        job = _with(self.job, "pool", [planted.ref])
+        values, problem = self._values(job), job.problem()
+        contents, wanted = problem.pool.contents, queries(problem)
+        self.planted = [problem.pool]
+        found: Rows = []
+        for s in subjects(self.config):
+            if s.method in values:
+                found += of_planted(s, values[s.method], contents, wanted, planted)
+        return found
+
+    def _models(self, values: dict[str, Float32]) -> tuple[list[Trained], str, list[Cell]]:
+        """Train what is missing of the bank, the random removals and those of every method."""
+        sets = [*bank(self.problem), *controls(self.problem)]
+        for s in subjects(self.config):
+            if s.method in values:
+                sets += without_top(self.problem, s.method, values[s.method])
+        table = subsets_table(self.problem, self.run_id, sets)
+        key = digest(["audit-subsets", self.run_id, [[s.name, s.rows.tolist()] for s in sets]])
+        subsets = publish_table(
+            self.ws, self.run_id, "subsets", key, table, producer="audit",
+            parents=(self.problem.pool.ref.path,),
+        )  # fmt: skip
+        found = cells(self.problem, pq.read_table(self.ws.root / subsets))
+        downstream = Downstream(self.job, self.attempt)
+        downstream.command = self.command
+        if found:
+            kept = sum(is_trained(self.ws, key) for key in {c.key for c in found})
+            say(f"models: {len({c.key for c in found}):,} in all, {kept:,} of them kept from before")
+            downstream.fine_tune(found, subsets)
+        return sets, subsets, found
+
+    def _losses(self, found: list[Cell], subsets: str) -> tuple[str, ...]:
+        """Measure the missing losses of every model and of the untrained one; returns all their paths."""
+        wanted = {c.key: c for c in [base_cell(self.config), *found]}.values() if found else []
+        missing = [c for c in wanted if not has_losses(self.problem, c)]
+        n = len(queries(self.problem))
+        if wanted:
+            named = [{"name": c.name, "key": c.key} for c in missing]
+            with self.stage("query-losses", n * len(wanted), n * len(missing), "losses") as done:
+                done.add(run_shards(self.job, query_losses, named, {"subsets": subsets}))
+        return tuple(read_losses(self.problem, c).path for c in wanted)
+
+    def _measure(self, sets: list[Trained], found: list[Cell], values: dict[str, Float32]) -> Rows:
+        measures, rows = Measures(self.problem, found, sets), list[dict[str, Any]]()
+        for s in subjects(self.config):
+            if s.method in values:
+                rows += measures.of_bank(s, values[s.method]) + measures.of_removals(s)
+        self.agreement = measures.agreement()
+        return rows
+
+    def _publish(
+        self, rows: Rows, sets: list[Trained], found: list[Cell], subsets: str, lost: tuple[str, ...],
+        planted: Planted | None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Make the result visible, write its page, and gather what terminal and UI show."""
+        everyone = [base_cell(self.config), *found] if found else []
+        models, losses = model_rows(self.problem, everyone, sets, first_targets(self.problem))
+        views = {"attribution": rows, "attribution_models": models, "attribution_losses": losses}
+        parents = tuple(dict.fromkeys([subsets, *lost, *self.made_from]))
+        tables = {"subsets": subsets}
+        for view, lines in views.items():
+            filled = [{"run_id": self.run_id, **line} for line in lines]
+            key = digest([view, self.run_id, self.attempt.number])
+            tables[view] = self.publish_rows(view, key, filled, producer="audit", parents=parents)
+        facts = self._facts(models, lost, planted)
+        datasets = [*self.problem.datasets, *self.replaced, *self.planted]
+        record = record_without_matrix(self.ws, datasets, self.run_id, "audit", tables, facts)
+        self.attempt.publish_result(record)
+        report = self.report()
+        self._artifact(rows)
+        if self.failed:
+            told = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
+            raise RunError(
+                f"{len(self.failed)} methods failed ({told}). The measures of all others are published (run "
+                f"{self.run_id}); complete them with: {self.again}"
+            )
+        return {
+            "run_id": self.run_id, "attempt": self.attempt.number, "workspace": str(self.ws.root),
+            "report": str(self.ws.root / report), "facts": facts, "measures": rows,
+            "costs": self.attempt.costs(),
+        }  # fmt: skip
+
+    def _facts(self, models: Rows, lost: tuple[str, ...], planted: Planted | None) -> dict[str, Any]:
+        by_kind = {kind: [m for m in models if m["kind"] == kind] for kind in ("base", "subset")}
+        losses = {kind: [m["loss"] for m in some] for kind, some in by_kind.items()}
+        mean = {kind: float(np.mean(some)) if some else None for kind, some in losses.items()}
+        spread = losses["subset"]
+        return {
+            "pool_rows": len(self.problem.pool.example_ids),
+            "queries": len(queries(self.problem)),
+            "models": len({m["key"] for m in models if m["kind"] != "base"}),
+            "subset_models": len(by_kind["subset"]),
+            **about(self.config),
+            "default_finetune": self.default_finetune,
+            "loss_untrained": mean["base"],
+            "loss_trained": mean["subset"],
+            "loss_spread": float(np.std(spread, ddof=1)) if len(spread) > 1 else None,
+            "seed_agreement": self.agreement,
+            "planted_wrong": len(planted.wrong) if planted else 0,
+            "planted_copies": len(planted.copies) if planted else 0,
+            "queries_in_pool": planted.shared if planted else 0,
+            "failed": "; ".join(f"{name}: {reason}" for name, reason in self.failed.items()),
+            "command": self.command,
+            **sum_counts(self.ws.root, lost),
+        }
+
+    def _artifact(self, rows: Rows) -> None:
+        names = ("method", "metric", "target_task", "share", "value", "lower", "upper", "n")
+        shown = [
+            {k: round(v, 4) if isinstance(v := r[k], float) else "n/a" if v is None else v for k in names}
+            for r in rows if r["target_task"] == "all"
+        ]  # fmt: skip
+        if shown:
+            create_table_artifact(
+                shown[:400], key=f"audit-{self.run_id}",
+                description="Values against models trained on subsets, and against planted rows",
+            )  # fmt: skip
+
+
+def _with(job: Job, role: str, refs: list[DatasetRef]) -> Job:
+    """`job` with `refs` in the place of its data sets of one role, in the order of roles."""
+    others = [d for d in job.datasets if d.role != role]
+    mixed = [*refs, *others] if role == "pool" else [*others, *refs]
+    return job.model_copy(update={"datasets": tuple(mixed)})

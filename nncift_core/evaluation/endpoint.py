@@ -1,0 +1,172 @@
+"""One request to an OpenAI-compatible endpoint: what came back, or why nothing did and whether to ask again.
+
+The key is read from the environment when a client is made. It stands in the request's header and nowhere
+else: not in the config, in no exception, no log line and no stored file. Bodies of errors are not kept, since
+servers quote keys in them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from nncift_core.config_evaluation import JudgeConfig
+from nncift_core.errors import UserError
+
+_MOST_BYTES = 1 << 20
+# Passing by themselves: too early, too many, or the server's own trouble.
+_AGAIN = frozenset({408, 409, 425, 429, *range(500, 600)})
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model said (None where the answer is no chat completion), and tokens as the endpoint counts
+    them (None where it does not say)."""
+
+    text: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no reply; again: whether asking again may help; wait: seconds that the endpoint asks to
+    wait before that, None where it says nothing."""
+
+    reason: str
+    again: bool
+    wait: float | None = None
+
+
+def api_key(config: JudgeConfig) -> str | None:
+    """The key from the environment; None where none is named, or an endpoint on this machine lacks one.
+
+    Raises UserError for a variable that is not set or holds what can be no key, without showing it.
+    """
+    name = config.api_key_env
+    if not name:
+        return None
+    key = os.environ.get(name, "").strip()
+    if not key and config.loopback:
+        return None
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise UserError(
+            f"the environment variable {name} {'is not set' if not key else 'holds no usable key'}",
+            field="evaluation.judge.api_key_env",
+            mend='Set it before the run, or api_key_env = "" for an endpoint that wants no key.',
+        )
+    return key
+
+
+class Endpoint:
+    """Asks one endpoint; usable from several threads. Raises UserError as `api_key`, and for an address that
+    is none."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self._config, self._key = config, api_key(config)
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        try:
+            self._url = httpx.URL(f"{config.base_url.rstrip('/')}/chat/completions")
+        except httpx.InvalidURL as e:
+            raise UserError(
+                f"is no address that can be asked ({e})", field="evaluation.judge.base_url", mend="Mend it."
+            ) from None
+        # What some models want otherwise than the first version of the protocol.
+        self._limit_name, self._send_temperature = "max_tokens", True
+        self._client = httpx.Client(
+            headers={**headers, "Accept-Encoding": "identity"},
+            timeout=config.timeout_s,
+            limits=httpx.Limits(max_connections=config.concurrency),
+            # A proxy of the environment does not know this machine's own ports.
+            trust_env=not config.loopback,
+        )
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+
+    def ask(self, messages: Sequence[dict[str, str]]) -> Reply | Failure:
+        """One request of at most `timeout_s` seconds."""
+        found = self._post(self._body(messages))
+        # Newer models refuse a parameter of the old protocol by its name; the request is not to blame.
+        if isinstance(found, str) and self._adapt(found):
+            found = self._post(self._body(messages))
+        return Failure("HTTP 400", again=False) if isinstance(found, str) else found
+
+    def _body(self, messages: Sequence[dict[str, str]]) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self._config.model, "messages": list(messages)}
+        body[self._limit_name] = self._config.max_tokens
+        return body | ({"temperature": self._config.temperature} if self._send_temperature else {})
+
+    def _adapt(self, refusal: str) -> bool:
+        """Whether the request can be put in the way that a refusal asks for."""
+        before = self._limit_name, self._send_temperature
+        if "max_completion_tokens" in refusal:
+            self._limit_name = "max_completion_tokens"
+        if "temperature" in refusal:
+            self._send_temperature = False
+        return before != (self._limit_name, self._send_temperature)
+
+    def _post(self, body: dict[str, Any]) -> Reply | Failure | str:
+        """The reply, the failure, or the text of a refusal of the request itself (HTTP 400)."""
+        # httpx limits each wait for bytes; bytes that drip in would come to no end.
+        deadline = time.monotonic() + self._config.timeout_s
+        try:
+            with self._client.stream("POST", self._url, json=body) as response:
+                parts, size = [], 0
+                for part in response.iter_bytes():
+                    parts.append(part)
+                    size += len(part)
+                    if size > _MOST_BYTES:
+                        return Failure("an answer of more than 1 MiB", again=False)
+                    if time.monotonic() > deadline:
+                        return Failure("timed out", again=True)
+        except httpx.TimeoutException:
+            return Failure("timed out", again=True)
+        except httpx.HTTPError as e:
+            return Failure(f"no connection ({type(e).__name__})", again=True)
+        text = b"".join(parts).decode("utf-8", "replace")
+        if response.status_code == 400:
+            return text
+        if response.status_code != 200:
+            return Failure(
+                f"HTTP {response.status_code}", response.status_code in _AGAIN, _retry_after(response.headers)
+            )
+        return self._reply(text)
+
+    def _reply(self, text: str) -> Reply:
+        try:
+            found = json.loads(text)
+            usage = found.get("usage") or {}
+            said = found["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            return Reply(None, None, None)
+        counts = (usage.get(n) if isinstance(usage, dict) else None for n in _USAGE)
+        tokens = [c if isinstance(c, int) and not isinstance(c, bool) and c >= 0 else None for c in counts]
+        if not isinstance(said, str):
+            return Reply(None, *tokens)
+        return Reply(said.replace(self._key, "[key]") if self._key else said, *tokens)
+
+
+_USAGE = ("prompt_tokens", "completion_tokens")
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds of the header Retry-After, which gives them or a date."""
+    said = headers.get("Retry-After", "").strip()
+    if said.isascii() and said.isdigit():
+        return float(said)
+    try:
+        when = parsedate_to_datetime(said)
+    except (TypeError, ValueError):
+        return None
+    when = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())

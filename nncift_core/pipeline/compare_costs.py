@@ -1,0 +1,110 @@
+"""What every method costs, stage by stage, and from which pool size on estimating pays.
+
+A stage that found its values stored costs nothing that day, so a method's price is the measured seconds of
+one item times the items that it needs. Seconds of an item come from every stage of this workspace that did
+the same work: for embeddings, of all methods; else, of the methods with the same function and teacher.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from nncift_core.pipeline.methods import Method
+
+# Stages whose work grows with the pool; the others are paid once.
+GROWING = ("embed", "features", "estimator-features", "exact-influence", "estimate-influence", "select")
+
+# As a table of costs groups the stages.
+COST_GROUPS = {
+    "embeddings": ("embed",),
+    "features": ("prepare-function", "features", "estimator-features"),
+    "labels": ("exact-influence",),
+    "fit": ("train-influence-network", "assess-estimator", "fit-baseline"),
+    "prediction": ("estimate-influence",),
+    "selection": ("select",),
+}
+
+
+def split_stage(stage: str) -> tuple[str, str]:
+    """ "exact-influence (less, exact)" -> ("exact-influence", "less, exact")."""
+    name, _, method = stage.partition(" (")
+    return name, method.removesuffix(")")
+
+
+def cost_rows(
+    costs: Sequence[dict[str, Any]], methods: Sequence[Method], run_id: str
+) -> list[dict[str, Any]]:
+    """Rows of view `method_costs`, without run_id: items of every stage of a method and what they cost.
+
+    costs: those of the workspace (`store.runs.read_costs`). seconds: measured in this run, over all its
+    attempts; full_seconds: if nothing had been stored, None where no stage of the kind was ever measured.
+    """
+    by_name = {m.name: m for m in methods}
+    spent: dict[tuple[str, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    own: dict[tuple[str, str], dict[str, Any]] = {}
+    for c in costs:
+        stage, name = split_stage(c["stage"])
+        method = by_name.get(name)
+        if method is None:
+            continue
+        unit = spent[_work(stage, method)]
+        if c["computed"]:
+            unit[0], unit[1] = unit[0] + c["seconds"], unit[1] + c["computed"]
+        if c["run_id"] == run_id:
+            row = own.setdefault((name, stage), {"items": 0, "computed": 0, "seconds": 0.0})
+            row["items"] = max(row["items"], c["items"])
+            row["computed"] += c["computed"]
+            row["seconds"] += c["seconds"]
+    found = []
+    for (name, stage), row in own.items():
+        full = _full(spent[_work(stage, by_name[name])], row)
+        found.append({"method": name, "stage": stage, **row, "full_seconds": full})
+    return found
+
+
+def _work(stage: str, method: Method) -> tuple[str, ...]:
+    return (stage,) if stage == "embed" else (stage, method.function, method.teacher)
+
+
+def _full(spent: list[float], row: dict[str, Any]) -> float | None:
+    if not row["items"]:
+        return 0.0
+    return spent[0] / spent[1] * row["items"] if spent[1] else None
+
+
+def method_seconds(rows: Sequence[dict[str, Any]], name: str) -> float | None:
+    """Seconds of a method if nothing had been stored; None where one of its stages was never measured."""
+    found = [r["full_seconds"] for r in rows if r["method"] == name]
+    return None if not found or None in found else math.fsum(found)
+
+
+def break_even(rows: Sequence[dict[str, Any]], exact: str, estimated: str, pool_rows: int) -> float | None:
+    """Pool rows from which on the method `estimated` costs less than `exact`; inf: never; None: not measured.
+
+    Labels, features, embeddings and predictions grow with the pool, fits and one-time work do not:
+    M* = (fixed of estimated - fixed of exact) / (slope of exact - slope of estimated), 1 at least.
+    """
+    if None in (method_seconds(rows, exact), method_seconds(rows, estimated)):
+        return None
+    fixed, slope = {}, {}
+    for name in (exact, estimated):
+        mine = [r for r in rows if r["method"] == name]
+        fixed[name] = math.fsum(r["full_seconds"] for r in mine if r["stage"] not in GROWING)
+        slope[name] = math.fsum(r["full_seconds"] for r in mine if r["stage"] in GROWING) / pool_rows
+    saved = slope[exact] - slope[estimated]
+    if saved <= 0:
+        return math.inf
+    return max(1.0, (fixed[estimated] - fixed[exact]) / saved)
+
+
+def grouped(rows: Sequence[dict[str, Any]], name: str) -> dict[str, float | None]:
+    """Seconds of a method by group of `COST_GROUPS`; groups that it has no stage in are left out."""
+    found: dict[str, float | None] = {}
+    for group, stages in COST_GROUPS.items():
+        mine = [r["full_seconds"] for r in rows if r["method"] == name and r["stage"] in stages]
+        if mine:
+            found[group] = None if None in mine else math.fsum(mine)
+    return found

@@ -1,0 +1,77 @@
+"""What judges said, kept for good: one growing file of lines per judge, so that nothing is asked twice.
+
+A line is written and synced as soon as an answer is there, since it cost money; so the file grows and has no
+manifest. Each line carries a checksum of its own instead: a line that a kill tore, or that was damaged,
+counts as not there. Writers of several processes take turns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from nncift_core.store.files import locked
+from nncift_core.store.workspace import Workspace
+
+
+class JudgementStore:
+    """Judgements of one judge by key; sees what other processes add when a key is not found."""
+
+    def __init__(self, ws: Workspace, judge_key: str) -> None:
+        self.path = ws.root / "judgements" / f"{judge_key[:16]}.jsonl"
+        self._turn = ws.lock(f"judgements-{judge_key[:16]}")
+        self._found: dict[str, dict[str, Any]] = {}
+        self._read_to = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """What is kept under `key`; None where there is nothing intact."""
+        with self._lock:
+            if key not in self._found:
+                self._look()
+            return self._found.get(key)
+
+    def add(self, key: str, found: dict[str, Any]) -> None:
+        """Keep `found` (JSON-ready) under `key`; on disk when this returns."""
+        text = json.dumps({"key": key, "found": found}, ensure_ascii=True, sort_keys=True)
+        line = f"{_checksum(text)} {text}\n".encode("ascii")
+        with self._lock, locked(self._turn):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab+") as f:
+                # What a kill tore stays a line of its own.
+                if f.tell() and not _ends_with_newline(self.path):
+                    line = b"\n" + line
+                f.write(line)
+                f.flush()
+                os.fsync(f.fileno())
+            self._found[key] = found
+
+    def _look(self) -> None:
+        """Read the whole lines that were added since the last look."""
+        try:
+            with self.path.open("rb") as f:
+                f.seek(self._read_to)
+                data = f.read()
+        except FileNotFoundError:
+            return
+        whole = data.rfind(b"\n") + 1
+        self._read_to += whole
+        for line in data[:whole].split(b"\n"):
+            checksum, _, text = line.decode("ascii", "replace").partition(" ")
+            if checksum == _checksum(text):
+                record = json.loads(text)
+                self._found.setdefault(record["key"], record["found"])
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode("ascii", "replace")).hexdigest()[:16]
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as f:
+        f.seek(-1, os.SEEK_END)
+        return f.read(1) == b"\n"
