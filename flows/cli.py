@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import (
+    cli_audit,
     cli_compare,
     cli_deploy,
     cli_diff,
@@ -221,6 +222,7 @@ def doctor(workspace: WorkspaceOption = Path(DEFAULT), json_: JsonOption = False
 for _more in (
     cli_plan,
     cli_compare,
+    cli_audit,
     cli_prune,
     cli_refresh,
     cli_explain,

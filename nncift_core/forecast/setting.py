@@ -27,7 +27,7 @@ from nncift_core.pipeline.problem import Keys, Problem
 # their truth): run: a flow's begin and end and its single tasks; task: a task run and its shard's way to a
 # worker; compare: intervals of a comparison; report: the page. They go with the speed of the machine, taken
 # from a worker's start, which took `_START` seconds where they were measured.
-FIXED = {"run": 2.5, "task": 0.023, "compare": 1.0, "report": 2.0}
+FIXED = {"run": 0.6, "task": 0.023, "compare": 0.3, "report": 1.2}
 _START = 1.62
 
 _IMPORTS = """

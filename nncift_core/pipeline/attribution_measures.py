@@ -226,7 +226,7 @@ def _row(
     note: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     return {
-        "method": subject.method, "function": subject.function, "values": subject.values, "metric": metric,
+        "method": subject.method, "function": subject.function, "origin": subject.values, "metric": metric,
         "target_task": target_task, "share": share, "value": _number(m.value), "lower": _number(m.lower),
         "upper": _number(m.upper), "n": m.n, "note": note or None,
     }  # fmt: skip

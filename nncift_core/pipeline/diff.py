@@ -27,6 +27,9 @@ from nncift_core.store.workspace import Workspace
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
+# Which view tells of a run that has no subset of its own.
+_INSTEAD = {"prune": "pruning_summary", "compare": "compare_summary", "audit": "attribution"}
+
 NEW, REMOVED = "new in the pool", "removed from the pool"
 EXACT = "its influence is now known exactly"
 ROSE, FELL = "its score rose", "its score fell"
@@ -85,11 +88,11 @@ class Chosen:
                 field="RUN",
                 mend="Give two run ids of the view `runs`; let a run finish first.",
             )
-        if result.get("kind") == "prune":
+        if (kind := result.get("kind")) is not None:
             raise UserError(
-                f"run {run!r} pruned labelled data, which is not compared run by run",
+                f"run {run!r} is of `nncift {kind}`, which is not compared run by run",
                 field="RUN",
-                mend="Ask the views scores, selection and pruning_summary with --run all.",
+                mend=f"Ask the view {_INSTEAD[kind]} with --run all.",
             )
         tables = result["tables"]
         return cls.read(ws, tables["selection"], tables["scores"], result["run_id"], result["facts"]["rule"])

@@ -87,7 +87,7 @@ def _lds(r: Reader) -> list[Section]:
     lines = [
         {
             "name": row["method"], "spearman": row["value"], "lower": row["lower"], "upper": row["upper"],
-            "own": row["values"] != "baseline",
+            "own": row["origin"] != "baseline",
         }
         for row in found.rows
     ]  # fmt: skip

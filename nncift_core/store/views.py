@@ -88,7 +88,7 @@ TABLES = {
  overlap DOUBLE""",
     "findings": """run_id VARCHAR, finding VARCHAR, claim VARCHAR, holds VARCHAR, effect DOUBLE,
  spread DOUBLE, text VARCHAR""",
-    "attribution": """run_id VARCHAR, method VARCHAR, function VARCHAR, values VARCHAR, metric VARCHAR,
+    "attribution": """run_id VARCHAR, method VARCHAR, function VARCHAR, origin VARCHAR, metric VARCHAR,
  target_task VARCHAR, share DOUBLE, value DOUBLE, lower DOUBLE, upper DOUBLE, n BIGINT, note VARCHAR""",
     "attribution_models": """run_id VARCHAR, key VARCHAR, subset VARCHAR, kind VARCHAR, method VARCHAR,
  share DOUBLE, target_id BIGINT, seed BIGINT, rows BIGINT, loss DOUBLE""",

@@ -169,7 +169,11 @@ TRAINED, MEASURED = (
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize(("pattern", "count"), [(TRAINED, 2), (TRAINED, 4), (MEASURED, 2)])
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [(TRAINED, 2), (TRAINED, 4), (MEASURED, 2)],
+    ids=["within training", "after training", "within losses"],
+)
 def test_a_killed_audit_loses_no_finished_model(
     make_project: Callable[[str], Project], pattern: str, count: int
 ) -> None:

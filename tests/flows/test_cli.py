@@ -221,6 +221,7 @@ def test_every_command_is_listed(offline_project: Project) -> None:
         "notify-data",
         "prune",
         "compare",
+        "audit",
         "explain",
         "merge",
         "plan",

@@ -32,7 +32,7 @@ def measures() -> list[dict[str, Any]]:
         ):  # fmt: skip
             for task in ("all", "maths", "code") if metric == "lds" else ("all",):
                 found.append({
-                    "run_id": RUN, "method": method, "function": function, "values": values, "metric": metric,
+                    "run_id": RUN, "method": method, "function": function, "origin": values, "metric": metric,
                     "target_task": task, "share": share, "value": 0.25 + k, "lower": None if k else 0.125,
                     "upper": None if k else 0.5, "n": 20, "note": "one value" if k else None,
                 })  # fmt: skip
