@@ -48,7 +48,7 @@ def test_store_and_config_know_nothing_of_the_method() -> None:
         for room in (
             "datasets", "encoders", "language_models", "influence", "estimator", "selection", "finetune",
             "evaluation", "report", "pipeline", "gradients", "forward", "forward_features", "output_layer",
-            "bm25", "studies",
+            "bm25", "studies", "attribution", "forecast",
         )
     )  # fmt: skip
     assert violations("nncift_core/store", method) == []
