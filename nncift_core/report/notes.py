@@ -22,6 +22,7 @@ NOTES = {
     "rouge_clipped": "times ROUGE read only the beginning of a text",
     "test_rows_repeated": "held-out rows repeat another one's text; each text counts once",
     "truncated_rows": "times a held-out row was cut to the student's context",
+    "truncated_queries": "times a query was cut to the student's context",
     "unfinished_answers": "generated answers were stopped at max_new_tokens",
     "empty_references": "times a reference had no letters a-z or digits, so its ROUGE is zero",
     "judge_failed": "answers got no grade from the judge; run again to ask for them",

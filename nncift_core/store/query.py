@@ -11,7 +11,8 @@ import duckdb
 import pyarrow as pa
 
 from nncift_core.errors import IntegrityError, UserError
-from nncift_core.store.views import VIEWS, Recomputed, Views, connect, named_in
+from nncift_core.store.columns import VIEWS
+from nncift_core.store.views import Recomputed, Views, connect, named_in
 from nncift_core.store.workspace import Workspace
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b|\([^)]*\))?", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""The DuckDB views that users query (names and columns are stable: add, never rename)."""
+"""The DuckDB views that users query; their columns are in `columns`."""
 
 from __future__ import annotations
 
@@ -12,105 +12,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nncift_core.store.columns import EXAMPLES, INFLUENCE, LOADED, TABLES, VIEWS
 from nncift_core.store.files import MANIFEST_SUFFIX
 from nncift_core.store.forecasts import forecast_rows
 from nncift_core.store.lineage import attempt_of
 from nncift_core.store.runs import read_attempts, read_costs, read_result, resolve_runs
 from nncift_core.store.sweeps import read_sweeps
 from nncift_core.store.workspace import Workspace
-
-EXAMPLES = """example_id BIGINT, dataset VARCHAR, role VARCHAR, split VARCHAR, task VARCHAR,
- source VARCHAR, source_id VARCHAR, row_number BIGINT, label VARCHAR, prompt VARCHAR, response VARCHAR,
- content_hash VARCHAR"""
-INFLUENCE = """run_id VARCHAR, function VARCHAR, quadrant VARCHAR, origin VARCHAR, predictor VARCHAR,
- train_id BIGINT, target_id BIGINT, influence FLOAT, lower FLOAT, upper FLOAT"""
-TABLES = {
-    "scores": """run_id VARCHAR, function VARCHAR, task VARCHAR, variant VARCHAR, seed BIGINT,
- origin VARCHAR, train_id BIGINT, score DOUBLE""",
-    "influence_histogram": """run_id VARCHAR, function VARCHAR, origin VARCHAR, from_value DOUBLE,
- to_value DOUBLE, pairs BIGINT""",
-    "influence_best": """run_id VARCHAR, function VARCHAR, target_id BIGINT, rank BIGINT, train_id BIGINT,
- influence DOUBLE""",
-    "estimator_quality": """run_id VARCHAR, function VARCHAR, quadrant VARCHAR, target_task VARCHAR,
- role VARCHAR, predictor VARCHAR, n_pairs BIGINT, mse DOUBLE, r2 DOUBLE, pearson DOUBLE, spearman DOUBLE,
- spearman_per_target DOUBLE, recall_at_k DOUBLE, lower DOUBLE, upper DOUBLE, verdict VARCHAR,
- spearman_centred DOUBLE""",
-    "estimator_candidates": """run_id VARCHAR, function VARCHAR, rank BIGINT, predictor VARCHAR,
- learned BOOLEAN, criterion DOUBLE, component VARCHAR, value DOUBLE, seconds DOUBLE, failed VARCHAR""",
-    "estimator_gains": """run_id VARCHAR, function VARCHAR, study VARCHAR, setting VARCHAR, labels BIGINT,
- spearman DOUBLE, r2 DOUBLE, gain DOUBLE, extrapolated BOOLEAN""",
-    "audit": """run_id VARCHAR, function VARCHAR, predictor VARCHAR, train_id BIGINT, target_id BIGINT,
- exact DOUBLE, predicted DOUBLE""",
-    "refinement": """run_id VARCHAR, round BIGINT, exact_pairs BIGINT, entered BIGINT, left_subset BIGINT,
- jaccard DOUBLE""",
-    "selection": "run_id VARCHAR, rank BIGINT, train_id BIGINT, gain DOUBLE, score DOUBLE",
-    "subset_changes": """run_id VARCHAR, previous_run VARCHAR, train_id BIGINT, change VARCHAR, why VARCHAR,
- rank_before BIGINT, rank_after BIGINT, score_before DOUBLE, score_after DOUBLE, origin_before VARCHAR,
- origin_after VARCHAR""",
-    "subsets": "run_id VARCHAR, subset VARCHAR, seed BIGINT, train_id BIGINT",
-    "evaluation": """run_id VARCHAR, function VARCHAR, subset VARCHAR, model VARCHAR, mode VARCHAR,
- task VARCHAR, metric VARCHAR, value DOUBLE, lower DOUBLE, upper DOUBLE, seed BIGINT, fraction DOUBLE,
- n_train BIGINT, n_tokens BIGINT, n_rows BIGINT""",
-    "evaluation_rows": """run_id VARCHAR, subset VARCHAR, model VARCHAR, mode VARCHAR, task VARCHAR,
- seed BIGINT, target_id BIGINT, metric VARCHAR, value DOUBLE, generated VARCHAR""",
-    "comparison": """run_id VARCHAR, function VARCHAR, subset VARCHAR, against VARCHAR, model VARCHAR,
- mode VARCHAR, task VARCHAR, metric VARCHAR, value DOUBLE, against_value DOUBLE, gain DOUBLE, lower DOUBLE,
- upper DOUBLE, n_seeds BIGINT, n_rows BIGINT, verdict VARCHAR""",
-    "training_masks": """run_id VARCHAR, subset VARCHAR, seed BIGINT, train_id BIGINT, tokens BIGINT,
- learned_tokens BIGINT, position BIGINT, text VARCHAR, learned BOOLEAN""",
-    "methods": """run_id VARCHAR, method VARCHAR, function VARCHAR, origin VARCHAR, rival BOOLEAN,
- teacher VARCHAR, rule VARCHAR, pairs BIGINT, exact_pairs BIGINT, predictor VARCHAR, verdict VARCHAR,
- reason VARCHAR, budget BIGINT, objective DOUBLE, positive_gain BIGINT, tied_steps BIGINT, seconds DOUBLE,
- break_even_rows DOUBLE, never_pays BOOLEAN, failed VARCHAR""",
-    "method_costs": """run_id VARCHAR, method VARCHAR, stage VARCHAR, items BIGINT, computed BIGINT,
- seconds DOUBLE, full_seconds DOUBLE""",
-    "method_selection": """run_id VARCHAR, method VARCHAR, rank BIGINT, train_id BIGINT, gain DOUBLE,
- score DOUBLE""",
-    "compare_summary": """run_id VARCHAR, method VARCHAR, mode VARCHAR, task VARCHAR, metric VARCHAR,
- value DOUBLE, lower DOUBLE, upper DOUBLE, n_seeds BIGINT, n_rows BIGINT, n_rows_left_out BIGINT,
- n_train DOUBLE, n_tokens DOUBLE, gain DOUBLE, gain_lower DOUBLE, gain_upper DOUBLE, verdict VARCHAR,
- kept DOUBLE""",
-    "pruning": """run_id VARCHAR, study VARCHAR, noise VARCHAR, noise_rate DOUBLE, score VARCHAR,
- variant VARCHAR, sampling VARCHAR, pruned_end VARCHAR, pruned DOUBLE, seed BIGINT, n_train BIGINT,
- mislabelled BIGINT, scope VARCHAR, name VARCHAR, metric VARCHAR, value DOUBLE, n_rows BIGINT""",
-    "pruning_summary": """run_id VARCHAR, study VARCHAR, noise VARCHAR, noise_rate DOUBLE, score VARCHAR,
- variant VARCHAR, sampling VARCHAR, pruned_end VARCHAR, pruned DOUBLE, n_seeds BIGINT, n_train DOUBLE,
- accuracy DOUBLE, spread DOUBLE, change DOUBLE, change_spread DOUBLE, gain DOUBLE, gain_lower DOUBLE,
- gain_upper DOUBLE, gain_rows DOUBLE, verdict VARCHAR, macro_accuracy DOUBLE, tail_accuracy DOUBLE,
- tail_change DOUBLE,
- worst_class VARCHAR, worst_class_change DOUBLE, worst_group VARCHAR, worst_group_change DOUBLE,
- relative_error DOUBLE, efficiency DOUBLE, mislabelled DOUBLE""",
-    "noise_detection": """run_id VARCHAR, noise VARCHAR, noise_rate DOUBLE, seed BIGINT, score VARCHAR,
- variant VARCHAR, planted BIGINT, auc DOUBLE, average_precision DOUBLE, found DOUBLE""",
-    "suspects": """run_id VARCHAR, rank BIGINT, train_id BIGINT, given VARCHAR, predicted VARCHAR,
- probability DOUBLE, consensus DOUBLE, agreement DOUBLE""",
-    "tail_overlap": """run_id VARCHAR, tail VARCHAR, share DOUBLE, score_a VARCHAR, score_b VARCHAR,
- overlap DOUBLE""",
-    "findings": """run_id VARCHAR, finding VARCHAR, claim VARCHAR, holds VARCHAR, effect DOUBLE,
- spread DOUBLE, text VARCHAR""",
-    "attribution": """run_id VARCHAR, method VARCHAR, function VARCHAR, origin VARCHAR, metric VARCHAR,
- target_task VARCHAR, share DOUBLE, value DOUBLE, lower DOUBLE, upper DOUBLE, n BIGINT, note VARCHAR""",
-    "attribution_models": """run_id VARCHAR, key VARCHAR, subset VARCHAR, kind VARCHAR, method VARCHAR,
- share DOUBLE, target_id BIGINT, seed BIGINT, rows BIGINT, loss DOUBLE""",
-    "attribution_losses": """run_id VARCHAR, key VARCHAR, subset VARCHAR, seed BIGINT, target_id BIGINT,
- loss DOUBLE""",
-    "sweep": """run_id VARCHAR, function VARCHAR, study VARCHAR, setting VARCHAR, design VARCHAR,
- predictor VARCHAR, u DOUBLE, v DOUBLE, seed BIGINT, quadrant VARCHAR, metric VARCHAR, value DOUBLE,
- note VARCHAR""",
-}
-COSTS = """run_id VARCHAR, attempt BIGINT, stage VARCHAR, device VARCHAR, items BIGINT, computed BIGINT,
- reused BIGINT, seconds DOUBLE, peak_rss_mb DOUBLE"""
-LINEAGE = """artifact VARCHAR, kind VARCHAR, key VARCHAR, parents VARCHAR[], created_at VARCHAR,
- producer VARCHAR, run_id VARCHAR, attempt BIGINT, rows BIGINT, size BIGINT"""
-RUNS = """run_id VARCHAR, attempt BIGINT, config VARCHAR, status VARCHAR, started_at VARCHAR,
- finished_at VARCHAR, versions VARCHAR"""
-FACTS = "run_id VARCHAR, fact VARCHAR, value DOUBLE, text VARCHAR"
-FORECAST = """run_id VARCHAR, attempt BIGINT, made_at VARCHAR, stage VARCHAR, forecast_items BIGINT,
- computed BIGINT, forecast_seconds DOUBLE, seconds DOUBLE, forecast_disk_mb DOUBLE, disk_mb DOUBLE,
- forecast_peak_mb DOUBLE, peak_rss_mb DOUBLE"""
-# Views that are no files, but rows gathered when they are asked for.
-LOADED = {"facts": FACTS, "costs": COSTS, "forecast": FORECAST, "lineage": LINEAGE, "runs": RUNS}
-VIEWS = ("examples", "influence", *TABLES, *LOADED)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Workspace:
     """A folder with a format mark; `create` makes it, `open` demands it.
 
     Folders: datasets/ embeddings/ states/ features/ exact/ designs/ estimators/ estimates/ adapters/
-    evaluations/ classifiers/ studies/ runs/ locks/ prefect/ tmp/.
+    evaluations/ judgements/ classifiers/ studies/ runs/ locks/ prefect/ tmp/.
     """
 
     def __init__(self, root: str | Path) -> None:

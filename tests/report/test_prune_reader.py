@@ -13,8 +13,8 @@ from nncift_core.errors import IntegrityError, UserError
 from nncift_core.report import prune
 from nncift_core.report.prune import render_prune
 from nncift_core.report.queries import Reader
+from nncift_core.store.columns import VIEWS
 from nncift_core.store.query import rows
-from nncift_core.store.views import VIEWS
 from nncift_core.store.workspace import Workspace
 
 

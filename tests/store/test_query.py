@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from nncift_core.errors import UserError
+from nncift_core.store.columns import VIEWS
 from nncift_core.store.query import query, rows
 from nncift_core.store.runs import attempt
-from nncift_core.store.views import VIEWS
 from nncift_core.store.workspace import Workspace
 
 
