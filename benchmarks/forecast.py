@@ -46,6 +46,7 @@ subsets = ["base", "random"]
 function = "less"
 label_fraction = 0.2
 labels = "block"
+audit_pairs = 80
 [selection]
 fraction = 0.2
 """,

@@ -13,7 +13,7 @@ from nncift_core.forecast.made_up import fill, made_up, timed_vectors, units_of
 from nncift_core.forecast.measuring import evenly, seconds_of_call, slope, time_parts
 from nncift_core.forecast.setting import Setting, clock
 from nncift_core.forward_features import ForwardFeatures
-from nncift_core.influence.contract import InfluenceFunction, Rows
+from nncift_core.influence.contract import InfluenceFunction, Rows, Side
 from nncift_core.influence.registry import create
 from nncift_core.language_models import load_language_model
 from nncift_core.pipeline import embed as embedding
@@ -28,8 +28,8 @@ Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-_EMBED_GROUP, _FORWARD_GROUP, _STATE_ROWS = 128, 64, 64
-_FEW, _MORE = 8, 40
+_EMBED_GROUP, _FORWARD_GROUP, _STATE_ROWS = 128, 64, 32
+_FEW, _MORE = 4, 48
 _COLUMNS = 12
 
 
@@ -127,9 +127,14 @@ class ExactRehearsal:
             texts = self.problem.texts(ids, needs, side)
             lengths = _letters(texts)
             order = np.argsort(lengths, kind="stable")
-            few, more = (order[evenly(len(ids), n)] for n in (_FEW, _MORE))
-            first = seconds_of_call(lambda t=texts, x=few, d=side: self.function.features(t.take(x), d))  # type: ignore[misc]
-            small = seconds_of_call(lambda t=texts, x=few, d=side: self.function.features(t.take(x), d))  # type: ignore[misc]
+            few = order[evenly(len(ids), _FEW)]
+
+            def timed(part: Int64, texts: Rows = texts, side: Side = side) -> float:
+                return seconds_of_call(lambda: self.function.features(texts.take(part), side))
+
+            first, small = timed(few), timed(few)
+            affordable = int(self.s.budget / 8 / max(small / len(few), 1e-9))
+            more = order[evenly(len(ids), min(max(affordable, 3 * _FEW), _MORE))]
             start = clock()
             found = self.function.features(texts.take(more), side)
             large = clock() - start
