@@ -47,12 +47,10 @@ def compare(
 
 
 def _plan(config: Path, workspace: Path, json_: bool) -> None:
-    from flows.compare import checked_methods
     from nncift_core.config import load_config
     from nncift_core.pipeline.compare import overview
 
-    loaded = load_config(config)
-    found = overview(loaded, checked_methods(loaded, workspace))
+    found = overview(load_config(config), workspace)
     if json_:
         print_json(found)
         return

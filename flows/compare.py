@@ -16,9 +16,8 @@ from flows.upkeep import end_crashed
 from nncift_core.config import Config, parse_config
 from nncift_core.errors import UserError
 from nncift_core.pipeline.compare import check_compare, compare_key, compare_series
-from nncift_core.pipeline.inputs import Input, check_teacher
-from nncift_core.pipeline.methods import method_config
-from nncift_core.pipeline.problem import keys_of
+from nncift_core.pipeline.inputs import Input
+from nncift_core.pipeline.methods import check_methods
 from nncift_core.store.workspace import DEFAULT, Workspace
 from nncift_core.text import one_line
 from tasks.progress import say
@@ -70,10 +69,7 @@ def checked_methods(config: Config, workspace: str | Path) -> list[Input]:
     """Everything that a comparison reads, checked for every method; nothing is started or written."""
     methods = check_compare(config)
     inputs = checked(config, workspace)
-    for method in methods:
-        own = method_config(config, method)
-        keys_of(own)
-        check_teacher(own, fetch=True)
+    check_methods(config, methods, fetch=True)
     return inputs
 
 

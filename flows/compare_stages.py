@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ from prefect.artifacts import create_table_artifact
 from flows.downstream import Downstream
 from flows.method_stages import MethodStages, Valued, described
 from flows.stages import Stages
-from nncift_core.errors import RunError
+from nncift_core.errors import NnciftError, RunError
 from nncift_core.execution.job import Job
 from nncift_core.execution.pool import close_pools
 from nncift_core.finetune import settings, student_key
@@ -20,11 +21,12 @@ from nncift_core.pipeline.compare import (
     against_rows,
     check_compare,
     compared_config,
+    kept_note,
     scored_rows,
     selections_table,
     summary_rows,
 )
-from nncift_core.pipeline.compare_costs import break_even, cost_rows, method_seconds
+from nncift_core.pipeline.compare_costs import break_even, cost_rows, method_seconds, same_prices
 from nncift_core.pipeline.downstream import cells, is_trained
 from nncift_core.pipeline.evaluate import (
     Scored,
@@ -39,7 +41,7 @@ from nncift_core.pipeline.evaluate import (
 )
 from nncift_core.pipeline.result import record_without_matrix
 from nncift_core.store.files import sum_counts
-from nncift_core.store.runs import Attempt, intact, publish_table, read_costs
+from nncift_core.store.runs import Attempt, intact, publish_table, read_attempts, read_costs
 from tasks import compare as tasks
 from tasks.caching import cached
 from tasks.progress import say
@@ -83,11 +85,11 @@ class Compare(Stages):
             try:
                 valued = MethodStages(self.job, self.attempt, method).value()
                 found[method.name] = self._select(valued)
-            except RunError as e:
+            except NnciftError as e:
                 self.failed[method.name] = str(e)
                 say(f"{method.name}: failed; the other methods go on ({e})")
-        if not found:
-            raise RunError(f"every method failed: {'; '.join(map(str, self.failed.values()))}")
+                if len(self.failed) == len(self.methods):
+                    raise
         return {m.name: found[m.name] for m in self.methods if m.name in found}
 
     def _select(self, valued: Valued) -> str:
@@ -127,13 +129,13 @@ class Compare(Stages):
         if self.config.evaluation.trains:
             try:
                 downstream.fine_tune(found, subsets)
-            except RunError as e:
+            except NnciftError as e:
                 self.failed["fine-tune"] = str(e)
         wanted = trials(compared_config(self.config), found)
         ready = [t for t in wanted if self._ready(t)]
         try:
             downstream.evaluate(ready, subsets)
-        except RunError as e:
+        except NnciftError as e:
             self.failed["evaluate"] = str(e)
         return [read_scores(self.problem, t) for t in ready if is_evaluated(self.problem, t)]
 
@@ -142,9 +144,13 @@ class Compare(Stages):
 
     def _publish(self, selections: dict[str, str], subsets: str, scored: list[Scored]) -> dict[str, Any]:
         """Make the table visible, write its page, and gather what terminal and UI show."""
-        costs = cost_rows(read_costs(self.ws), self.methods, self.run_id)
+        now = self.config.model_dump(mode="json")
+        alike = {a["run_id"] for a in read_attempts(self.ws) if same_prices(a["config"], now)}
+        costs = cost_rows(read_costs(self.ws), self.methods, self.run_id, alike)
+        learned = {row["method"] for row in self.about if row["predictor"] is not None}
+        summary = summary_rows(self.problem, self.run_id, scored, self.methods, learned)
         views: dict[str, list[dict[str, Any]]] = {
-            "compare_summary": summary_rows(self.problem, self.run_id, scored, self.methods),
+            "compare_summary": summary,
             "evaluation": scored_rows(self.problem, self.run_id, scored, self.methods),
             "evaluation_rows": evaluation_rows_table(self.problem, self.run_id, scored),
             "comparison": against_rows(self.problem, self.run_id, scored, self.methods),
@@ -156,7 +162,7 @@ class Compare(Stages):
         for view, rows in views.items():
             key = digest([view, self.run_id, self.attempt.number])
             tables[view] = self.publish_rows(view, key, rows, producer="compare", parents=(subsets, *paths))
-        facts = self._facts(scored, paths)
+        facts = {**self._facts(scored, paths), "kept_note": kept_note(summary, self.methods)}
         datasets = self.problem.datasets
         record = record_without_matrix(self.ws, datasets, self.run_id, "compare", tables, facts)
         self.attempt.publish_result(record)
@@ -183,13 +189,12 @@ class Compare(Stages):
         by_name = {row["method"]: row for row in self.about}
         for m in self.methods:
             row = by_name.get(m.name) or {"method": m.name, "function": m.function, "origin": m.values}
-            exact = next(
-                (o.name for o in self.methods if o.name == f"{m.name.rpartition(', ')[0]}, exact"), None
-            )
-            even = break_even(costs, exact, m.name, pool) if exact and m.values == "estimated" else None
+            exact, failed = replace(m, values="exact"), self.failed.get(m.name)
+            both = m.values == "estimated" and exact in self.methods and not self.failed.get(exact.name)
+            even = break_even(costs, exact.name, m.name, pool) if both and not failed else None
             rows.append({
                 "run_id": self.run_id, **dict.fromkeys(_METHOD), **row, "rival": bool(m.rival),
-                "seconds": method_seconds(costs, m.name), "failed": self.failed.get(m.name),
+                "seconds": None if failed else method_seconds(costs, m.name), "failed": failed,
                 "break_even_rows": None if even is None or math.isinf(even) else even,
                 "never_pays": even is not None and math.isinf(even),
             })  # fmt: skip

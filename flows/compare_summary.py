@@ -42,7 +42,7 @@ def show_compare(result: CompareResult) -> None:
     console.print(
         Text("> better, < worse than random rows: a 90 % interval over seeds and held-out rows without zero.")
     )
-    for line in kept_lines(pooled):
+    for line in kept_lines(pooled, f["kept_note"]):
         console.print(Text(line), soft_wrap=True)
     heading(console, "\nWhat values cost, in seconds, if nothing had been stored")
     console.print(_costs(result))
@@ -74,17 +74,13 @@ def _score(row: dict[str, Any] | None) -> str:
     return _MARK.get(str(row["verdict"]), "") + number(row["value"])
 
 
-def kept_lines(pooled: list[dict[str, Any]]) -> list[str]:
+def kept_lines(pooled: list[dict[str, Any]], note: str) -> list[str]:
     """What the estimated subsets keep of the gain of the exact ones, or why that cannot be said."""
-    lines = []
+    lines = [f"{note[0].upper()}{note[1:]}."] if note else []
     for row in pooled:
         if row["kept"] is not None:
             where = f"{row['mode']}, {row['metric']}"
             lines.append(f"{row['method']} keeps {row['kept']:.0%} of the gain of exact values ({where})")
-    if not lines and any(r["method"].endswith(", estimated") for r in pooled):
-        lines.append(
-            "No exact subset is better than random rows beyond its interval: there is no gain to keep."
-        )
     return lines
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +15,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nncift_core.config import Config, run_key
-from nncift_core.errors import UserError
+from nncift_core.errors import HubUnreachable, UserError
 from nncift_core.evaluation import METRICS
 from nncift_core.evaluation import compare as compare_scores
+from nncift_core.evaluation.intervals import ONE_SEED
 from nncift_core.hashing import digest
-from nncift_core.pipeline.downstream import draw_subsets, training_card
-from nncift_core.pipeline.evaluation_tables import by_mode, comparison_table, evaluation_table, stacked
-from nncift_core.pipeline.inputs import Input
-from nncift_core.pipeline.methods import SCORED, Method, method_config, methods_of
+from nncift_core.pipeline.downstream import check_student, draw_subsets, training_card
+from nncift_core.pipeline.evaluation_tables import alike, by_mode, comparison_table, evaluation_table, stacked
+from nncift_core.pipeline.inputs import check_devices, read_inputs
+from nncift_core.pipeline.methods import SCORED, Method, check_methods, method_config, methods_of
 from nncift_core.pipeline.problem import Keys, Problem, keys_of
 from nncift_core.pipeline.scored import Scored
 from nncift_core.pipeline.trials import HeldOutRows
+from nncift_core.store.workspace import Workspace
 
+logger = logging.getLogger(__name__)
 Int64 = npt.NDArray[np.int64]
 
 # Raise this when the same job would give another table.
@@ -100,20 +105,29 @@ def draw_compared(problem: Problem, run_id: str, chosen: Mapping[str, Int64]) ->
 
 
 def summary_rows(
-    problem: Problem, run_id: str, scored: Sequence[Scored], methods: Sequence[Method]
+    problem: Problem,
+    run_id: str,
+    scored: Sequence[Scored],
+    methods: Sequence[Method],
+    learned: Collection[str],
 ) -> list[dict[str, Any]]:
     """Rows of view `compare_summary`: every method and rival, mode, task and metric, against random rows.
 
     value, lower, upper: mean over seeds and held-out rows, its 90 % interval over both; gain: by how much it
-    is better than random rows; kept: of an estimated method, its gain as a share of that of the same method
-    with exact values, where that one is better than random beyond its interval.
+    is better than random rows, over the seeds that both were trained with; kept: of a method of `learned`
+    (names of those that estimated anything), its gain as a share of that of the same method with exact
+    values, where that one is better than random beyond its interval.
     """
     held, rows = HeldOutRows.of(problem), []
+    sizes = {(s.trial.cell.key, s.trial.mode): _size(problem, s) for s in scored}
     for mode, by_subset in by_mode(scored):
         for task, here in held.slices():
             for metric in sorted({m for found in by_subset.values() for s in found for m in s.values}):
-                of = _of_metric(problem, by_subset, here, metric)
-                keep_gain(of, methods)
+                of = _of_metric(problem, mode, by_subset, here, metric)
+                for row in of:
+                    trials = [s.trial for s in by_subset[row["method"]]]
+                    row |= _mean_size([sizes[t.cell.key, t.mode] for t in trials])
+                keep_gain(of, [m for m in methods if m.name in learned])
                 shared = {"run_id": run_id, "mode": mode, "task": task, "metric": metric}
                 rows += [shared | row for row in of]
     return rows
@@ -121,29 +135,29 @@ def summary_rows(
 
 def _of_metric(
     problem: Problem,
+    mode: str,
     by_subset: Mapping[str, list[Scored]],
     here: npt.NDArray[np.bool_],
     metric: str,
 ) -> list[dict[str, Any]]:
     seed, higher = problem.config.seed, METRICS[metric].higher_is_better
-    values = {
-        name: stacked(found, metric, here)
-        for name, found in by_subset.items()
-        if all(metric in s.values for s in found)
-    }
-    random, rows = values.get(AGAINST), []
-    for name, own in values.items():
+    whole = {n: found for n, found in by_subset.items() if all(metric in s.values for s in found)}
+    random, rows = whole.get(AGAINST), []
+    for name, found in whole.items():
+        own = stacked(found, metric, here)
         alone = compare_scores(own, np.zeros((1, own.shape[1])), True, seed)
         if not alone.n_rows:
             continue
         row = {"method": name, "value": alone.gain, "lower": _number(alone.lower)}
         row |= {"upper": _number(alone.upper), "n_seeds": len(own), "n_rows": alone.n_rows}
-        row |= {"n_rows_left_out": own.shape[1] - alone.n_rows, **_trained(problem, by_subset[name])}
+        row |= {"n_rows_left_out": own.shape[1] - alone.n_rows}
         row |= dict.fromkeys(("gain", "gain_lower", "gain_upper", "verdict", "kept"))
         if random is not None and name != AGAINST:
-            found = compare_scores(own, random, higher, seed, seeded=True)
-            row |= {"gain": found.gain, "gain_lower": _number(found.lower)}
-            row |= {"gain_upper": _number(found.upper), "verdict": found.verdict}
+            sides = [stacked(side, metric, here) for side in alike(found, random, mode)]
+            if all(len(side) for side in sides):
+                said = compare_scores(sides[0], sides[1], higher, seed)
+                row |= {"gain": said.gain, "gain_lower": _number(said.lower)}
+                row |= {"gain_upper": _number(said.upper), "verdict": said.verdict}
         rows.append(row)
     return rows
 
@@ -159,21 +173,53 @@ def keep_gain(rows: list[dict[str, Any]], methods: Sequence[Method]) -> None:
         row["kept"] = row["gain"] / exact["gain"]
 
 
-def _trained(problem: Problem, found: Sequence[Scored]) -> dict[str, Any]:
-    """Rows and, where a model was trained, tokens of an epoch behind `found`, on average."""
-    cells = [s.trial.cell for s in found]
-    cards = [training_card(problem.ws, s.trial.cell.key) for s in found if s.trial.mode == "finetune"]
-    tokens = float(np.mean([c["tokens"] for c in cards])) if cards else None
-    return {"n_train": float(np.mean([len(c.rows) for c in cells])), "n_tokens": tokens}
+def _size(problem: Problem, scored: Scored) -> tuple[int, int | None]:
+    """Rows and, where a model was trained, tokens of an epoch behind a trial."""
+    rows = len(scored.trial.cell.rows)
+    if scored.trial.mode != "finetune":
+        return rows, None
+    return rows, int(training_card(problem.ws, scored.trial.cell.key)["tokens"])
+
+
+def _mean_size(sizes: Sequence[tuple[int, int | None]]) -> dict[str, float | None]:
+    tokens = [t for _, t in sizes if t is not None]
+    mean = float(np.mean(tokens)) if tokens else None
+    return {"n_train": float(np.mean([n for n, _ in sizes])), "n_tokens": mean}
+
+
+def kept_note(rows: Sequence[Mapping[str, Any]], methods: Sequence[Method]) -> str:
+    """Why no share of an exact gain is told of estimates; empty where one is, or nothing was estimated."""
+    if not any(m.values == "estimated" for m in methods) or any(r["kept"] is not None for r in rows):
+        return ""
+    names = {m.name for m in methods if m.values == "exact" and not m.rival}
+    exact = [r for r in rows if r["method"] in names and r["task"] == "all"]
+    if not exact:
+        return "no method has exact values in the table: what estimates keep of their gain cannot be said"
+    if all(r["gain"] is None for r in exact):
+        return "no random rows stand in the table: there is no gain to keep"
+    if all(r["verdict"] == ONE_SEED for r in exact):
+        return "models of one seed give no verdict: whether there is a gain to keep cannot be said"
+    return "no exact subset is better than random rows beyond its interval: there is no gain to keep"
 
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def overview(config: Config, inputs: Sequence[Input]) -> dict[str, Any]:
-    """What a comparison would do, counted before anything starts: rows, methods, models, evaluations."""
+def overview(config: Config, workspace: str | Path) -> dict[str, Any]:
+    """What a comparison would do, counted before anything starts: rows, methods, models.
+
+    Nothing is fetched or written. Raises UserError as the comparison.
+    """
     methods, rows = check_compare(config), {"pool": 0, "target": 0, "test": 0}
+    inputs = read_inputs(config)
+    check_devices(config)
+    Workspace.check_usable(workspace)
+    check_methods(config, methods, fetch=False)
+    try:
+        check_student(config, fetch=False)
+    except HubUnreachable as e:
+        logger.warning("%s", e)
     for found in inputs:
         if found.role in rows:
             rows[found.role] += len(found.examples)

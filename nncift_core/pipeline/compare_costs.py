@@ -1,15 +1,16 @@
 """What every method costs, stage by stage, and from which pool size on estimating pays.
 
 A stage that found its values stored costs nothing that day, so a method's price is the measured seconds of
-one item times the items that it needs. Seconds of an item come from every stage of this workspace that did
-the same work: for embeddings, of all methods; else, of the methods with the same function and teacher.
+one item times the items that it needs. Seconds of an item come from every stage of this run that did the same
+work (for embeddings, of all methods; else, of the methods with the same function and teacher), and where this
+run computed none, from other runs with the same models and settings.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from nncift_core.pipeline.methods import Method
@@ -34,24 +35,56 @@ def split_stage(stage: str) -> tuple[str, str]:
     return name, method.removesuffix(")")
 
 
+def same_prices(recorded: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether an item cost a recorded run what it costs under `config`: models and settings of functions."""
+    labels = (
+        "function",
+        "labels",
+        "label_fraction",
+        "block_ratio",
+        "audit_pairs",
+        "refine_pairs",
+        "refine_rounds",
+    )
+
+    def priced(c: dict[str, Any]) -> list[Any]:
+        influence = {k: v for k, v in c.get("influence", {}).items() if k not in labels}
+        matrix = c.get("shards", {}).get("store_matrix")
+        return [
+            c.get("language_model"),
+            c.get("encoder"),
+            influence,
+            matrix,
+            c.get("compare", {}).get("teachers"),
+        ]
+
+    return priced(recorded) == priced(config)
+
+
 def cost_rows(
-    costs: Sequence[dict[str, Any]], methods: Sequence[Method], run_id: str
+    costs: Sequence[dict[str, Any]],
+    methods: Sequence[Method],
+    run_id: str,
+    others: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Rows of view `method_costs`, without run_id: items of every stage of a method and what they cost.
 
-    costs: those of the workspace (`store.runs.read_costs`). seconds: measured in this run, over all its
-    attempts; full_seconds: if nothing had been stored, None where no stage of the kind was ever measured.
+    costs: those of the workspace (`store.runs.read_costs`); others: runs of `same_prices`. seconds: measured
+    in this run, over all its attempts; full_seconds: if nothing had been stored, None where no stage of the
+    kind was ever measured.
     """
     by_name = {m.name: m for m in methods}
-    spent: dict[tuple[str, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    spent: dict[bool, dict[tuple[str, ...], list[float]]] = {
+        mine: defaultdict(lambda: [0.0, 0.0]) for mine in (True, False)
+    }
     own: dict[tuple[str, str], dict[str, Any]] = {}
     for c in costs:
         stage, name = split_stage(c["stage"])
         method = by_name.get(name)
         if method is None:
             continue
-        unit = spent[_work(stage, method)]
-        if c["computed"]:
+        unit = spent[c["run_id"] == run_id][_work(stage, method)]
+        if c["computed"] and c["run_id"] in (run_id, *others):
             unit[0], unit[1] = unit[0] + c["seconds"], unit[1] + c["computed"]
         if c["run_id"] == run_id:
             row = own.setdefault((name, stage), {"items": 0, "computed": 0, "seconds": 0.0})
@@ -60,13 +93,17 @@ def cost_rows(
             row["seconds"] += c["seconds"]
     found = []
     for (name, stage), row in own.items():
-        full = _full(spent[_work(stage, by_name[name])], row)
+        work = _work(stage, by_name[name])
+        full = _full(spent[True][work] if spent[True][work][1] else spent[False][work], row)
         found.append({"method": name, "stage": stage, **row, "full_seconds": full})
     return found
 
 
 def _work(stage: str, method: Method) -> tuple[str, ...]:
-    return (stage,) if stage == "embed" else (stage, method.function, method.teacher)
+    if stage == "embed":
+        return (stage,)
+    # Where estimates are not stored they are made while rows are selected.
+    return (stage, method.function, method.teacher, *([method.values] if stage == "select" else []))
 
 
 def _full(spent: list[float], row: dict[str, Any]) -> float | None:

@@ -106,9 +106,12 @@ def comparison_table(
             seeded = mode != "icl" or not {ours, against}.isdisjoint(DRAWN)
             for task, here in held.slices():
                 for metric in mine[0].values if mine else ():
+                    sides = alike(mine, theirs, mode)
+                    if not all(sides):
+                        continue
                     found = compare(
-                        stacked(mine, metric, here),
-                        stacked(theirs, metric, here),
+                        stacked(sides[0], metric, here),
+                        stacked(sides[1], metric, here),
                         METRICS[metric].higher_is_better,
                         problem.config.seed,
                         seeded=seeded,
@@ -143,6 +146,19 @@ def by_mode(scored: Sequence[Scored]) -> Iterator[tuple[str, dict[str, list[Scor
         for s in [*base, *(s for s in scored if s.trial.mode == mode)]:
             found.setdefault(s.trial.cell.subset, []).append(s)
         yield mode, found
+
+
+def alike(ours: Sequence[Scored], theirs: Sequence[Scored], mode: str) -> tuple[list[Scored], list[Scored]]:
+    """Both sides of a comparison in the order of the seeds that both were trained with, which are paired.
+
+    Where a model of one side was lost, its seed is left out on the other. A side that nothing was trained for
+    (the base model, examples in context) stays whole.
+    """
+    found = [{s.trial.cell.seed: s for s in side} for side in (ours, theirs)]
+    if mode != "finetune" or any(None in side for side in found):
+        return list(ours), list(theirs)
+    shared = [seed for seed in found[0] if seed in found[1]]
+    return [found[0][s] for s in shared], [found[1][s] for s in shared]
 
 
 def stacked(scored: Sequence[Scored], metric: str, here: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -99,7 +99,13 @@ def _adapter(source: str, workspace: Path | None) -> Path:
     if not found:
         raise UserError(f"run {source} has no result", mend="Let it finish, or give another run.")
     run = found[0]
-    adapter = ((read_result(ws, run) or {}).get("facts") or {}).get("adapter")
+    result = read_result(ws, run) or {}
+    if result.get("kind") is not None:
+        raise UserError(
+            f"run {run} is of `nncift {result['kind']}` and has many models",
+            mend="Give the folder of one: `nncift query` on the views subsets and lineage names them.",
+        )
+    adapter = (result.get("facts") or {}).get("adapter")
     if not adapter:
         raise UserError(f"run {run} trained no model", mend="Add [finetune] to its config and run it.")
     return ws.root / str(adapter)

@@ -37,7 +37,7 @@ def recomputed(ws: Workspace, condition: str, run: str | None = None) -> Iterato
     condition: SQL over the columns of the view `examples`. Files are gone when the context ends. Raises
     UserError for SQL that fails, a condition that no pool row meets, and unless exactly one run is meant.
     """
-    found = resolve_runs(ws, run)
+    found = resolve_runs(ws, run, kinds=(None,))
     if len(found) != 1:
         raise UserError(
             f"{len(found)} runs are meant", field="--run", mend="Name one run to compute values of."
@@ -78,6 +78,8 @@ def problem_of(ws: Workspace, run_id: str) -> tuple[Problem, EstimatorRef | None
     result = read_result(ws, run_id) or {}
     matrix: dict[str, Any] = result.get("matrix", {})
     recorded = [a["config"] for a in read_attempts(ws) if a["run_id"] == run_id]
+    if result.get("kind") is not None:
+        raise UserError(f"run {run_id} has no influence matrix", field="--run", mend="Name a valuation.")
     if "keys" not in matrix or not recorded:
         raise UserError(f"run {run_id} recorded too little", field="--run", mend="Run that job again first.")
     raw = recorded[-1]

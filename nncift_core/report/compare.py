@@ -73,10 +73,10 @@ def head(r: Reader) -> Section:
 
 
 def _kept(r: Reader) -> list[Any]:
-    found = r.ask(queries.KEPT)
+    found, note = r.ask(queries.KEPT), r.ask(FACTS).where("fact", "kept_note")
     if not found.rows:
-        return [say("No subset of exact values is better than random rows beyond its interval, so that "
-                    "estimates have no gain to keep.")]  # fmt: skip
+        told = note.rows and note.first["text"]
+        return [say("Of what estimates keep: {}.", value(note, "text", "long"))] if told else []
     return [
         say("What estimates keep of the gain of exact values, where that gain is beyond its interval:"),
         table(found, "method", "mode", "metric", "gain:gain", "kept:share"),

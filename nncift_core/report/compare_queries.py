@@ -20,7 +20,7 @@ KEPT = f"""SELECT method, mode, metric, gain, kept FROM compare_summary
 BETTER = """SELECT count(*) FILTER (verdict = 'better') AS better,
  count(*) FILTER (verdict = 'worse') AS worse, count(*) AS all_of_them
  FROM (SELECT s.verdict FROM compare_summary s JOIN methods m USING (method)
- WHERE s.task = 'all' AND NOT m.rival)"""
+ WHERE s.task = 'all' AND NOT m.rival AND s.verdict IS NOT NULL)"""
 
 METHODS = """SELECT method, rule, budget, exact_pairs, pairs, predictor, verdict, positive_gain, tied_steps
  FROM methods ORDER BY rival, method"""

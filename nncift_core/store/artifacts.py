@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from nncift_core.errors import UserError
 from nncift_core.store.collection.keep import read_mark
@@ -56,7 +57,8 @@ def _of_run(lineage: Lineage, word: str, run: str | None) -> str:
     """Subset, estimator, report or adapter of a run (of a sweep: its page)."""
     if run == "all":
         raise UserError("an artifact is of one run", field="--run", mend="Give a run id.")
-    ids = resolve_runs(lineage.ws, run)
+    # Only a valuation has all these parts; a report is of any run.
+    ids = resolve_runs(lineage.ws, run, None if word == "report" else (None, "prune"))
     if not ids and run is not None:
         ids = [i for i in lineage.results if i.startswith(run)]
     if not ids:
@@ -74,7 +76,7 @@ def _of_run(lineage: Lineage, word: str, run: str | None) -> str:
     matrix, facts = result.get("matrix", {}), result["facts"]
     adapter = facts.get("adapter")
     found = {
-        "subset": ws.relative(ws.subset_file(run_id) if matrix else ws.report_file(run_id)),
+        "subset": ws.relative(ws.subset_file(run_id) if _has_subset(result) else ws.report_file(run_id)),
         "report": ws.relative(ws.report_file(run_id)),
         "estimator": (matrix.get("estimator") or {}).get("path"),
         "adapter": lineage.main_file(str(adapter)) if adapter else None,
@@ -82,6 +84,11 @@ def _of_run(lineage: Lineage, word: str, run: str | None) -> str:
     if found is None or not (ws.root / found).is_file():
         raise UserError(f"run {run_id} has no {word}", field=_FIELD, mend="Ask for another part of it.")
     return str(found)
+
+
+def _has_subset(result: dict[str, Any]) -> bool:
+    """Whether a run chose rows: a sweep has no matrix, comparisons and audits have no subset of their own."""
+    return bool(result.get("matrix")) and result.get("kind") in (None, "prune")
 
 
 def _by_path(lineage: Lineage, asked: str) -> str | None:

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from nncift_core.pipeline.compare_costs import break_even, cost_rows, grouped, method_seconds, split_stage
+from nncift_core.pipeline.compare_costs import (
+    break_even,
+    cost_rows,
+    grouped,
+    method_seconds,
+    same_prices,
+    split_stage,
+)
 from nncift_core.pipeline.methods import Method
 
 EXACT, ESTIMATED = Method("less", "exact"), Method("less", "estimated")
@@ -70,3 +77,30 @@ def test_a_stage_carries_its_method() -> None:
         "delift by small, exact",
     )
     assert split_stage("embed") == ("embed", "")
+
+
+def test_other_runs_price_a_stage_only_where_they_had_the_same_models() -> None:
+    costs = [
+        cost("features (less, exact)", 10, 0, 0.1),
+        cost("features (less, exact)", 10, 10, 5.0, run="alike"),
+        cost("features (less, exact)", 10, 10, 5000.0, run="larger model"),
+    ]
+    assert cost_rows(costs, [EXACT], "r", {"alike"})[0]["full_seconds"] == pytest.approx(5.0)
+    assert cost_rows(costs, [EXACT], "r")[0]["full_seconds"] is None
+    now = {
+        "language_model": {"model": "a"},
+        "encoder": {},
+        "influence": {"function": "less", "less": {"rank": 8}},
+    }
+    assert same_prices(now | {"influence": {"function": "delift", "less": {"rank": 8}}}, now)
+    assert not same_prices(now | {"language_model": {"model": "b"}}, now)
+    assert not same_prices(now | {"influence": {"less": {"rank": 9}}}, now)
+
+
+def test_estimates_made_while_rows_are_selected_do_not_price_the_exact_selection() -> None:
+    costs = [
+        cost("select (less, exact)", 100, 100, 1.0),
+        cost("select (less, estimated)", 100, 100, 99.0),
+    ]
+    rows = cost_rows(costs, [EXACT, ESTIMATED], "r")
+    assert method_seconds(rows, "less, exact") == pytest.approx(1.0)

@@ -15,7 +15,7 @@ from nncift_core.config import parse_config
 from nncift_core.errors import UserError
 from nncift_core.pipeline.exact import compute_exact, plan_exact
 from nncift_core.pipeline.matrix import OwnValues
-from nncift_core.pipeline.methods import Method, method_config, methods_of
+from nncift_core.pipeline.methods import Method, check_methods, method_config, methods_of
 from nncift_core.pipeline.problem import Problem
 
 JOB: dict[str, Any] = {
@@ -117,3 +117,36 @@ def test_an_estimated_matrix_takes_only_the_exact_values_it_asked_for(
     truth = np.empty(asked.shape, np.float32)
     p.exact_store.fill(p.rows, p.columns, truth)
     np.testing.assert_array_equal(values, np.where(asked, truth, -7))
+
+
+@pytest.mark.parametrize(
+    ("sections", "methods", "said"),
+    [
+        (
+            {"influence": {"label_fraction": 1.0}},
+            [Method("less", "estimated")],
+            "nothing is left to estimate",
+        ),
+        (
+            {
+                "influence": {"delift": {"template_without": "Q: {prompt} A: "}},
+                "compare": {"teachers": {"chat": {"template": "chat"}}},
+            },
+            [Method("delift", "exact"), Method("delift", "exact", "chat")],
+            "the method 'delift by chat, exact': .*keep one",
+        ),
+    ],
+)
+def test_what_no_method_could_use_is_told_before_anything_is_computed(
+    sections: dict[str, Any], methods: list[Method], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        check_methods(parse_config({**JOB, **sections}), methods, fetch=False)
+
+
+def test_rows_already_trained_on_count_for_the_function_that_has_the_rule_for_them() -> None:
+    selection = {"rule": "flcg", "existing": {"source": "old.jsonl"}}
+    job = parse_config({**JOB, "influence": {"function": "delift-se"}, "selection": selection})
+    assert method_config(job, Method("delift-se", "exact")).selection.existing is not None
+    for other in (Method("less", "exact"), Method("bm25", rival="bm25"), Method("delift", "estimated")):
+        assert method_config(job, other).selection.existing is None
