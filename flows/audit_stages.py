@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from prefect.artifacts import create_table_artifact
 
+from flows.audit_failures import Failures
 from flows.downstream import Downstream
 from flows.method_stages import MethodStages, Valued
 from flows.stages import Stages
@@ -25,6 +28,7 @@ from nncift_core.pipeline.attribution import (
     controls,
     queries,
     subsets_table,
+    training_seeds,
     without_top,
 )
 from nncift_core.pipeline.attribution_data import Planted, draw_queries, plant
@@ -56,13 +60,14 @@ Float32 = npt.NDArray[np.float32]
 class Audit(Stages):
     """An audit; job: under `audit_config`.
 
-    A method that fails lets the others go on: what is measured is published before the failure is told.
+    A method or a model that fails lets the others go on: what is measured is published before the failure
+    is told.
     """
 
     def __init__(self, job: Job, attempt: Attempt, command: str, *, default_finetune: bool) -> None:
         super().__init__(job, attempt)
         self.command, self.default_finetune = command, default_finetune
-        self.failed: dict[str, str] = {}
+        self.failed = Failures()
         self.made_from: list[str] = []
         self.replaced: list[Dataset] = []
         self.planted: list[Dataset] = []
@@ -72,13 +77,21 @@ class Audit(Stages):
         """All stages; returns the fields of `AuditResult`."""
         self._draw_queries()
         values = self._values(self.job)
+        self.failed.check(works=bool(values.keys() - {RANDOM}), anything=bool(values))
         planted = self._plant() if self.config.audit.planting else None
         of_planted_rows = self._planted_values(planted) if planted else []
         close_pools()
         sets, subsets, found = self._models(values)
-        lost = self._losses(found, subsets)
-        rows = self._measure(sets, found, values) + of_planted_rows
-        return self._publish(rows, sets, found, subsets, lost, planted)
+        measured = self._losses(found, subsets)
+        sets = self._whole(sets, measured)
+        rows = self._measure(sets, measured, values) + of_planted_rows
+        result = self._publish(rows, sets, measured, subsets, planted)
+        if self.failed.parts:
+            raise RunError(
+                f"{len(self.failed.parts)} parts of the audit failed ({self.failed.told()}). The measures of "
+                f"all others are published (run {self.run_id}); complete them with: {self.again}"
+            )
+        return result
 
     def _draw_queries(self) -> None:
         """From here on the job's targets are the queries."""
@@ -97,19 +110,14 @@ class Audit(Stages):
         wanted = queries(problem)
         # Estimates first: what their labels cost is then measured, not found in the exact values.
         for method in sorted(audit_methods(self.config), key=lambda m: m.values != "estimated"):
-            if method.name in self.failed:
+            if method.name in self.failed.parts:
                 continue
-            try:
+            with self.failed.noted(method.name, "the other methods go on"):
                 valued = MethodStages(job, self.attempt, method).value()
                 found[method.name] = dense_values(valued.problem, valued.ref, wanted)
                 self._note(valued)
-            except RunError as e:
-                self.failed[method.name] = str(e)
-                say(f"{method.name}: failed; the other methods go on ({e})")
         if RANDOM in self.config.audit.baselines:
             found[RANDOM] = random_values(problem.pool.contents, wanted, self.config.seed)
-        if not found:
-            raise RunError(f"every method failed: {'; '.join(self.failed.values())}")
         return found
 
     def _note(self, valued: Valued) -> None:
@@ -129,7 +137,9 @@ class Audit(Stages):
         job = _with(self.job, "pool", [planted.ref])
         values, problem = self._values(job), job.problem()
         contents, wanted = problem.pool.contents, queries(problem)
-        self.planted = [problem.pool]
+        # The pool itself is stored beside it: what counts rows of the pool must not count them twice.
+        ref = problem.pool.ref.model_copy(update={"role": "planted"})
+        self.planted = [Dataset(self.ws, ref)]
         found: Rows = []
         for s in subjects(self.config):
             if s.method in values:
@@ -143,7 +153,8 @@ class Audit(Stages):
             if s.method in values:
                 sets += without_top(self.problem, s.method, values[s.method])
         table = subsets_table(self.problem, self.run_id, sets)
-        key = digest(["audit-subsets", self.run_id, [[s.name, s.rows.tolist()] for s in sets]])
+        members = [[s.name, sha256(s.rows.tobytes()).hexdigest()] for s in sets]
+        key = digest(["audit-subsets", self.run_id, members])
         subsets = publish_table(
             self.ws, self.run_id, "subsets", key, table, producer="audit",
             parents=(self.problem.pool.ref.path,),
@@ -152,24 +163,50 @@ class Audit(Stages):
         downstream = Downstream(self.job, self.attempt)
         downstream.command = self.command
         if found:
-            kept = sum(is_trained(self.ws, key) for key in {c.key for c in found})
-            say(f"models: {len({c.key for c in found}):,} in all, {kept:,} of them kept from before")
-            downstream.fine_tune(found, subsets)
+            keys = {c.key for c in found}
+            kept = sum(is_trained(self.ws, key) for key in keys)
+            say(f"models: {len(keys):,} in all, {kept:,} of them kept from before")
+
+            def trained() -> bool:
+                return any(is_trained(self.ws, key) for key in keys)
+
+            with self.failed.noted("fine-tune", "what is trained is measured", left=trained):
+                downstream.fine_tune(found, subsets)
         return sets, subsets, found
 
-    def _losses(self, found: list[Cell], subsets: str) -> tuple[str, ...]:
-        """Measure the missing losses of every model and of the untrained one; returns all their paths."""
-        wanted = {c.key: c for c in [base_cell(self.config), *found]}.values() if found else []
+    def _losses(self, found: list[Cell], subsets: str) -> list[Cell]:
+        """Measure the missing losses of every model that is there and of the untrained one; returns those
+        that have them, the untrained one first."""
+        if not found:
+            return []
+        trained = [c for c in found if is_trained(self.ws, c.key)]
+        ready = [base_cell(self.config), *trained]
+        wanted = {c.key: c for c in ready}.values()
         missing = [c for c in wanted if not has_losses(self.problem, c)]
         n = len(queries(self.problem))
-        if wanted:
-            named = [{"name": c.name, "key": c.key} for c in missing]
-            with self.stage("query-losses", n * len(wanted), n * len(missing), "losses") as done:
-                done.add(run_shards(self.job, query_losses, named, {"subsets": subsets}))
-        return tuple(read_losses(self.problem, c).path for c in wanted)
+        named = [{"name": c.name, "key": c.key} for c in missing]
 
-    def _measure(self, sets: list[Trained], found: list[Cell], values: dict[str, Float32]) -> Rows:
-        measures, rows = Measures(self.problem, found, sets), list[dict[str, Any]]()
+        def measured() -> list[Cell]:
+            return [c for c in ready if has_losses(self.problem, c)]
+
+        with (
+            self.failed.noted("query-losses", "the others count", left=lambda: bool(measured())),
+            self.stage("query-losses", n * len(wanted), n * len(missing), "losses") as done,
+        ):
+            done.add(run_shards(self.job, query_losses, named, {"subsets": subsets}))
+        return measured()
+
+    def _whole(self, sets: list[Trained], measured: Sequence[Cell]) -> list[Trained]:
+        """The sets whose models of all seeds are `measured`; notes the others."""
+        there = {(c.subset, c.seed) for c in measured}
+        seeds = training_seeds(self.config)
+        whole = [s for s in sets if all((s.name, seed) in there for seed in seeds)]
+        kept = {s.name for s in whole}
+        self.failed.unmeasured = [s.name for s in sets if s.name not in kept]
+        return whole
+
+    def _measure(self, sets: list[Trained], measured: list[Cell], values: dict[str, Float32]) -> Rows:
+        measures, rows = Measures(self.problem, measured, sets), Rows()
         for s in subjects(self.config):
             if s.method in values:
                 rows += measures.of_bank(s, values[s.method]) + measures.of_removals(s)
@@ -177,12 +214,11 @@ class Audit(Stages):
         return rows
 
     def _publish(
-        self, rows: Rows, sets: list[Trained], found: list[Cell], subsets: str, lost: tuple[str, ...],
-        planted: Planted | None,
-    ) -> dict[str, Any]:  # fmt: skip
+        self, rows: Rows, sets: list[Trained], measured: list[Cell], subsets: str, planted: Planted | None
+    ) -> dict[str, Any]:
         """Make the result visible, write its page, and gather what terminal and UI show."""
-        everyone = [base_cell(self.config), *found] if found else []
-        models, losses = model_rows(self.problem, everyone, sets, first_targets(self.problem))
+        models, losses = model_rows(self.problem, measured, sets, first_targets(self.problem))
+        lost = tuple(dict.fromkeys(read_losses(self.problem, c).path for c in measured))
         views = {"attribution": rows, "attribution_models": models, "attribution_losses": losses}
         parents = tuple(dict.fromkeys([subsets, *lost, *self.made_from]))
         tables = {"subsets": subsets}
@@ -196,12 +232,6 @@ class Audit(Stages):
         self.attempt.publish_result(record)
         report = self.report()
         self._artifact(rows)
-        if self.failed:
-            told = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
-            raise RunError(
-                f"{len(self.failed)} methods failed ({told}). The measures of all others are published (run "
-                f"{self.run_id}); complete them with: {self.again}"
-            )
         return {
             "run_id": self.run_id, "attempt": self.attempt.number, "workspace": str(self.ws.root),
             "report": str(self.ws.root / report), "facts": facts, "measures": rows,
@@ -227,7 +257,7 @@ class Audit(Stages):
             "planted_wrong": len(planted.wrong) if planted else 0,
             "planted_copies": len(planted.copies) if planted else 0,
             "queries_in_pool": planted.shared if planted else 0,
-            "failed": "; ".join(f"{name}: {reason}" for name, reason in self.failed.items()),
+            "failed": self.failed.told(),
             "command": self.command,
             **sum_counts(self.ws.root, lost),
         }

@@ -67,7 +67,11 @@ def judge_server(answer: Callable[[int, dict[str, Any]], Said]) -> Iterator[Judg
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        # The default of 5 makes clients that connect at the same moment wait for a second try.
+        request_queue_size = 64
+
+    server = Server(("127.0.0.1", 0), Handler)
     told.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()

@@ -9,7 +9,7 @@ from nncift_core.evaluation.choice import check_choices, choice_accuracy, choice
 from nncift_core.evaluation.exact import exact_matches
 from nncift_core.evaluation.generation import Answers, answers_to, check_room, greedy_answers
 from nncift_core.evaluation.held_out import HeldOut
-from nncift_core.evaluation.icl import Shown, nearest, with_examples
+from nncift_core.evaluation.icl import Shown, nearest, prompt_groups, with_examples
 from nncift_core.evaluation.intervals import Comparison, compare, mean_interval, t_quantile
 from nncift_core.evaluation.judge import Judgement, judge_answers, judge_key
 from nncift_core.evaluation.loss import response_losses
@@ -44,6 +44,7 @@ __all__ = [
     "mean_interval",
     "nearest",
     "options_of",
+    "prompt_groups",
     "random_rows",
     "random_tokens",
     "response_losses",

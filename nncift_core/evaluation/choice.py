@@ -99,14 +99,18 @@ def choice_accuracy(
     end-of-sequence token, over its length in UTF-8 bytes. The division is for options of unequal length and
     does not depend on the tokenizer ("acc_norm" of the LM Evaluation Harness); between letters it changes
     nothing. k options that share the highest score, the right one among them, give 1 / k.
-    prompts: as for `response_losses`. progress: of all n rows. Raises UserError where no row is multiple
+    prompts: as for `response_losses`. progress: called after every batch with the rows done since the last
+    call, n in all; 0 where none became so. Raises UserError where no row is multiple
     choice, RunError for a score that is not finite.
     """
     check_choices(rows)
     before = encode_prompts(model, rows.prompts, template) if prompts is None else prompts
     choices = [choice_of(p, r) for p, r in zip(rows.prompts, rows.responses, strict=True)]
     asked = [(k, text) for k, c in enumerate(choices) if c is not None for text in c.candidates]
-    scores = _scores(model, [before[k] for k, _ in asked], [text for _, text in asked], batch_tokens)
+    told = None if progress is None else _RowsDone(progress, [c for c in choices if c is not None])
+    if progress is not None:
+        progress(sum(c is None for c in choices))
+    scores = _scores(model, [before[k] for k, _ in asked], [text for _, text in asked], batch_tokens, told)
     out = np.full(len(rows), np.nan)
     start = 0
     for k, choice in enumerate(choices):
@@ -115,12 +119,31 @@ def choice_accuracy(
             best = np.flatnonzero(mine == mine.max())
             out[k] = float(choice.right in best) / len(best)
             start += len(choice.candidates)
-    if progress is not None:
-        progress(len(rows))
     return out, int(np.isnan(out).sum())
 
 
-def _scores(model: LanguageModel, prompts: list[list[int]], texts: list[str], batch_tokens: int) -> Float64:
+class _RowsDone:
+    """Tells how many rows a batch of options ended: those of which no option is left."""
+
+    def __init__(self, progress: Progress, choices: Sequence[Choice]) -> None:
+        self._progress = progress
+        self._left = np.array([len(c.candidates) for c in choices], np.int64)
+        self._row = np.repeat(np.arange(len(choices)), self._left)
+
+    def __call__(self, options: npt.NDArray[np.int64]) -> None:
+        """`options`: indices of those that have a score now."""
+        rows, counts = np.unique(self._row[options], return_counts=True)
+        self._left[rows] -= counts
+        self._progress(int((self._left[rows] == 0).sum()))
+
+
+def _scores(
+    model: LanguageModel,
+    prompts: list[list[int]],
+    texts: list[str],
+    batch_tokens: int,
+    told: _RowsDone | None,
+) -> Float64:
     """log p(text | prompt) / bytes of text, for each of them."""
     ids = model.tokenize(texts)
     fitted = [fit(model, p, t, "finetune.template") for p, t in zip(prompts, ids, strict=True)]
@@ -129,6 +152,8 @@ def _scores(model: LanguageModel, prompts: list[list[int]], texts: list[str], ba
     for batch in plan_batches(lengths, batch_tokens):
         found = model.response_log_probs([fitted[k][0] for k in batch], [fitted[k][1] for k in batch])
         out[batch] = [values.sum(dtype=np.float64) for values in found]
+        if told is not None:
+            told(batch)
     out /= [max(1, len(text.encode("utf-8", "surrogatepass"))) for text in texts]
     if not np.isfinite(out).all():
         raise RunError("an option of a multiple-choice row has a likelihood that is not a finite number")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -24,16 +26,24 @@ from nncift_core.errors import UserError
 _MOST_BYTES = 1 << 20
 # Passing by themselves: too early, too many, or the server's own trouble.
 _AGAIN = frozenset({408, 409, 425, 429, *range(500, 600)})
+_NEW_LIMIT = "max_completion_tokens"
+# What says in plain words that something is not known, in the same sentence as its name.
+_UNSUPPORTED = re.compile(
+    r"unsupported|not\s+(?:be\s+)?support|n't\s+support|not\s+permitted|deprecated", re.I
+)
+_SENTENCE = re.compile(r"(?<=[.;!])\s+|\n+")
 
 
 @dataclass(frozen=True)
 class Reply:
     """What the model said (None where the answer is no chat completion), and tokens as the endpoint counts
-    them (None where it does not say)."""
+    them (None where it does not say); own_temperature: whether the temperature asked for was left out, since
+    the endpoint refuses to be told one."""
 
     text: str | None
     input_tokens: int | None
     output_tokens: int | None
+    own_temperature: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ class Endpoint:
             ) from None
         # What some models want otherwise than the first version of the protocol.
         self._limit_name, self._send_temperature = "max_tokens", True
+        self._turn = threading.Lock()
         self._client = httpx.Client(
             headers={**headers, "Accept-Encoding": "identity"},
             timeout=config.timeout_s,
@@ -94,26 +105,36 @@ class Endpoint:
         self._client.close()
 
     def ask(self, messages: Sequence[dict[str, str]]) -> Reply | Failure:
-        """One request of at most `timeout_s` seconds."""
-        found = self._post(self._body(messages))
-        # Newer models refuse a parameter of the old protocol by its name; the request is not to blame.
-        if isinstance(found, str) and self._adapt(found):
-            found = self._post(self._body(messages))
-        return Failure("HTTP 400", again=False) if isinstance(found, str) else found
+        """One request of at most `timeout_s` seconds, put anew (twice at most) where the endpoint refuses the
+        name of a setting."""
+        body = self._body(messages)
+        while True:
+            found = self._post(body)
+            if isinstance(found, Reply):
+                return replace(found, own_temperature="temperature" not in body)
+            if isinstance(found, Failure):
+                return found
+            self._adapt(found)
+            # Another thread may have adapted while this one waited: what counts is what was sent.
+            refused, body = body, self._body(messages)
+            if body == refused:
+                return Failure("HTTP 400", again=False)
 
     def _body(self, messages: Sequence[dict[str, str]]) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self._config.model, "messages": list(messages)}
-        body[self._limit_name] = self._config.max_tokens
-        return body | ({"temperature": self._config.temperature} if self._send_temperature else {})
+        with self._turn:
+            name, send_temperature = self._limit_name, self._send_temperature
+        body[name] = self._config.max_tokens
+        return body | ({"temperature": self._config.temperature} if send_temperature else {})
 
-    def _adapt(self, refusal: str) -> bool:
-        """Whether the request can be put in the way that a refusal asks for."""
-        before = self._limit_name, self._send_temperature
-        if "max_completion_tokens" in refusal:
-            self._limit_name = "max_completion_tokens"
-        if "temperature" in refusal:
-            self._send_temperature = False
-        return before != (self._limit_name, self._send_temperature)
+    def _adapt(self, refusal: str) -> None:
+        """Put requests from now on in the way that a refusal asks for. Newer models refuse a parameter of the
+        old protocol by its name; the request is not to blame. Both settings change once and never back."""
+        with self._turn:
+            if _refuses(refusal, "max_tokens", _NEW_LIMIT):
+                self._limit_name = _NEW_LIMIT
+            if _refuses(refusal, "temperature"):
+                self._send_temperature = False
 
     def _post(self, body: dict[str, Any]) -> Reply | Failure | str:
         """The reply, the failure, or the text of a refusal of the request itself (HTTP 400)."""
@@ -149,14 +170,42 @@ class Endpoint:
             said = found["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             return Reply(None, None, None)
-        counts = (usage.get(n) if isinstance(usage, dict) else None for n in _USAGE)
-        tokens = [c if isinstance(c, int) and not isinstance(c, bool) and c >= 0 else None for c in counts]
+        read, written = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
         if not isinstance(said, str):
-            return Reply(None, *tokens)
-        return Reply(said.replace(self._key, "[key]") if self._key else said, *tokens)
+            return Reply(None, read, written)
+        return Reply(said.replace(self._key, "[key]") if self._key else said, read, written)
 
 
-_USAGE = ("prompt_tokens", "completion_tokens")
+def _count(usage: Any, name: str) -> int | None:
+    """Tokens that an endpoint's `usage` gives under `name`; None where it gives no such number."""
+    found = usage.get(name) if isinstance(usage, dict) else None
+    return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
+
+
+def _refuses(refusal: str, name: str, instead: str = "") -> bool:
+    """Whether the text of an HTTP 400 says that the parameter `name` is not supported, or to use `instead`.
+
+    The error's own fields come first: a `param` of another name says no, this one with a `code` of
+    "unsupported..." yes. Else a sentence of the message must hold both the name and that it is not supported:
+    a value out of range, or a word of the prompt that is quoted, is no such refusal.
+    """
+    try:
+        found = json.loads(refusal)
+    except (ValueError, RecursionError):
+        found = None
+    error = found.get("error", found) if isinstance(found, dict) else found
+    message: Any = error
+    if isinstance(error, dict):
+        param, code, message = error.get("param"), error.get("code"), error.get("message")
+        if isinstance(param, str) and param and param != name:
+            return False
+        if param == name and isinstance(code, str) and "unsupported" in code.lower():
+            return True
+    text = message if isinstance(message, str) else refusal
+    word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+    if instead and re.search(rf"\buse\W{{1,3}}{instead}\b", text, re.I):
+        return True
+    return any(word.search(s) and _UNSUPPORTED.search(s) for s in _SENTENCE.split(text))
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:

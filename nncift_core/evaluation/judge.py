@@ -3,7 +3,7 @@
 A grade that did not come (no connection, HTTP 429 or 5xx, time out) is asked for again after 1, 2, 4, ...
 seconds, or after what the endpoint says; one that cannot be read likewise. What fails to the end is counted
 and has no grade. Answers of the endpoint are kept by content, so that nothing is asked twice; failures of the
-connection are not, so that the next run asks for those again.
+connection are not, so that the next run asks for those again; the tokens that they cost all the same are.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ _GIVE_UP_AFTER = 10
 # Seconds between two signs of life.
 _LOOK = 1.0
 _KEPT_TEXT = 4000
+# Of a judgement that failed: what it cost.
+_SPENT = ("input_tokens", "output_tokens", "unmetered")
 
 
 @dataclass(frozen=True)
 class Judgement:
     """key: of what was asked; grade: 1..5, None unless `state` is "graded"; reason: of a failure; retries:
-    requests beyond the first; tokens as the endpoint counted them, over all requests; unmetered: replies of
-    which it gave no count; text: what the judge said last."""
+    requests beyond the first; tokens as the endpoint counted them, over all requests, those of earlier runs
+    that came to no grade among them; unmetered: replies of which it gave no count; text: what the judge said
+    last; own_temperature: whether that came without the config's temperature, which the endpoint refuses."""
 
     key: str
     state: State
@@ -49,6 +52,7 @@ class Judgement:
     output_tokens: int = 0
     unmetered: int = 0
     text: str = ""
+    own_temperature: bool = False
 
     @property
     def value(self) -> float:
@@ -64,6 +68,12 @@ class Cache(Protocol):
 
     def add(self, key: str, found: dict[str, Any]) -> None:
         """Keep `found` (JSON-ready) under `key`, at once."""
+
+    def spent(self, key: str) -> dict[str, int]:
+        """Sums of what was told to `spend` under `key`; empty where nothing was."""
+
+    def spend(self, key: str, amounts: dict[str, int]) -> None:
+        """Keep that `amounts` were spent under `key` for nothing, at once."""
 
 
 def judge_key(config: JudgeConfig, base_dir: str) -> str:
@@ -101,12 +111,26 @@ def judge_answers(
     if asked:
         with _asker(config) as asker:
             for made in asker.ask_all({k: messages(rubric, *row) for k, row in asked.items()}, progress):
-                found[made.key] = made
-                if made.state != "failed":
-                    cache.add(made.key, vars(made))
+                found[made.key] = _kept(made, cache)
                 if progress is not None:
                     progress(count[made.key])
     return [found[key] for key in keys]
+
+
+def _kept(made: Judgement, cache: Cache) -> Judgement:
+    """`made` with what was spent on it before, kept as far as nobody needs to ask for it again."""
+    own, before = {name: int(getattr(made, name)) for name in _SPENT}, cache.spent(made.key)
+    total = replace(
+        made,
+        input_tokens=made.input_tokens + before.get("input_tokens", 0),
+        output_tokens=made.output_tokens + before.get("output_tokens", 0),
+        unmetered=made.unmetered + before.get("unmetered", 0),
+    )
+    if made.state != "failed":
+        cache.add(made.key, vars(total))
+    elif any(own.values()):
+        cache.spend(made.key, own)
+    return total
 
 
 def _plain(text: str) -> str:
@@ -196,4 +220,5 @@ def _with_reply(made: Judgement, reply: Reply) -> Judgement:
         output_tokens=made.output_tokens + (reply.output_tokens or 0),
         unmetered=made.unmetered + (reply.input_tokens is None or reply.output_tokens is None),
         text=(reply.text or "")[:_KEPT_TEXT],
+        own_temperature=reply.own_temperature,
     )

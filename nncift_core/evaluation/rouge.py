@@ -34,8 +34,13 @@ class RougeScores:
     clipped: int
 
 
-def rouge_scores(references: Sequence[str], answers: Sequence[str]) -> RougeScores:
-    """Score answers[k] against references[k], n of each; raises ValueError for unequal numbers."""
+def rouge_scores(
+    references: Sequence[str], answers: Sequence[str], progress: Callable[[int], None] | None = None
+) -> RougeScores:
+    """Score answers[k] against references[k], n of each; raises ValueError for unequal numbers.
+
+    progress: called with 1 after each of them.
+    """
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer
 
@@ -50,6 +55,8 @@ def rouge_scores(references: Sequence[str], answers: Sequence[str]) -> RougeScor
         clipped += wanted_clipped or given_clipped
         found = scorer.score(" ".join(wanted), " ".join(given))
         scores[:, k] = found["rouge1"].fmeasure, found["rougeL"].fmeasure
+        if progress is not None:
+            progress(1)
     return RougeScores(scores[0], scores[1], empty, clipped)
 
 

@@ -65,7 +65,8 @@ def score_rows(
     tokens of a batch, padding included (memory only); answers: generate some even if no metric reads them;
     encoder, prefix: for "similarity", as for `similarities`; prompts: ids of what stands before each response
     or answer, instead of the filled template; progress: called with rows done since the last call, len(rows)
-    for each metric in all. Raises ValueError for another metric or no encoder, and like the metrics.
+    for each metric in all, and with 0 as a sign of life. Raises ValueError for another metric or no encoder,
+    and like the metrics.
     """
     unknown = set(metrics) - set(BY_MODEL)
     if unknown:
@@ -80,15 +81,17 @@ def score_rows(
     readers = [name for name in _OF_ANSWERS if name in metrics]
     generated = None
     if readers or answers:
-        # The first metric that reads the answers has the generation's progress for its own.
+        # The first metric that reads the answers has the generation's progress for its own. All else that
+        # takes its time gives signs of life: a worker that is silent for long is ended.
+        alive = _alive(progress)
         found = answers_to(
             model, ids, max_new_tokens=max_new_tokens, batch_tokens=batch_tokens,
-            progress=progress if readers else None,
+            progress=progress if readers else alive,
         )  # fmt: skip
         generated = found.texts
         counts |= {"truncated_prompts": found.truncated_prompts, "unfinished_answers": found.unfinished}
         for k, name in enumerate(readers):
-            _score_answers(name, rows, found, encoder, prefix, values, counts)
+            _score_answers(name, rows, found, encoder, prefix, values, counts, alive)
             if k and progress is not None:
                 progress(len(rows))
     if "choice" in metrics:
@@ -96,6 +99,11 @@ def score_rows(
             model, rows, template, batch_tokens, progress, ids
         )
     return RowScores(values, generated, counts)
+
+
+def _alive(progress: Progress | None) -> Progress | None:
+    """`progress` without its count, for work whose rows are told elsewhere."""
+    return None if progress is None else lambda _: progress(0)
 
 
 def _score_answers(
@@ -106,10 +114,11 @@ def _score_answers(
     prefix: str,
     values: dict[str, Float64],
     counts: dict[str, int],
+    alive: Progress | None,
 ) -> None:
     """Add what the metric `name` says of the answers `found`."""
     if name == "rouge":
-        rouge = rouge_scores(rows.responses, found.texts)
+        rouge = rouge_scores(rows.responses, found.texts, alive)
         values |= {"rouge1": rouge.rouge1, "rougeL": rouge.rougeL}
         counts |= {"empty_references": rouge.empty_references, "rouge_clipped": rouge.clipped}
     elif name == "exact":
@@ -118,5 +127,5 @@ def _score_answers(
         if encoder is None:
             raise ValueError("similarity needs an encoder")
         values["similarity"], counts["similarity_cut"] = similarities(
-            encoder, rows.responses, found.texts, prefix
+            encoder, rows.responses, found.texts, prefix, alive
         )

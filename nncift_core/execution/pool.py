@@ -19,6 +19,7 @@ from nncift_core.execution.job import AnyConfig
 from nncift_core.execution.models import Slot
 from nncift_core.execution.process import Held
 from nncift_core.execution.work import Progress, Request, perform
+from nncift_core.finetune import settings
 
 Isolation = Literal["process", "thread"]
 # Shards that fail one after another on a device before it is left alone.
@@ -64,7 +65,7 @@ class DevicePool:
             return {"computed": perform(request, slot, progress)}
         held = self._workers[slot.number]
         try:
-            worker = held.get(slot, masked=_masks(request.job.config))
+            worker = held.get(slot, masked=_masks(request))
             return worker.serve(request, progress, request.job.config.execution.hang_after)
         except BaseException:
             # After an error a device may be in any state: the next shard gets a process without a past.
@@ -118,8 +119,12 @@ class DevicePool:
             self._in_a_row.clear()
 
 
-def _masks(config: AnyConfig) -> bool:
-    """Whether a worker may see its slot's GPU alone: no section names a GPU of its own."""
+def _masks(request: Request) -> bool:
+    """Whether a worker may see its slot's GPU alone: no section names a GPU of its own, and this is no
+    training that takes several."""
+    config = request.job.config
+    if request.work == "fine-tune" and settings(config).devices > 1:
+        return False
     return not any(device.startswith("cuda") for device in config.named_devices)
 
 

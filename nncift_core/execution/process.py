@@ -31,7 +31,7 @@ class Worker:
 
     def __init__(self, slot: Slot, *, masked: bool) -> None:
         """Start it. masked: the slot's GPU is the only one it sees (under the name "cuda:0")."""
-        self.slot = slot
+        self.slot, self.masked = slot, masked
         apart = masked and slot.device.startswith("cuda")
         device = "cuda:0" if apart else slot.device
         end, self._lifeline = os.pipe()
@@ -158,9 +158,9 @@ class Held:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def get(self, slot: Slot, *, masked: bool) -> Worker:
-        """The worker, started when there is none that lives."""
+        """The worker, started when there is none that lives and sees what this work may see."""
         with self.lock:
-            if self.worker is None or not self.worker.alive:
+            if self.worker is None or not self.worker.alive or self.worker.masked != masked:
                 self._drop()
                 self.worker = Worker(slot, masked=masked)
             return self.worker

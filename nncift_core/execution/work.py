@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,10 +11,11 @@ import pyarrow.parquet as pq
 
 from nncift_core.devices import pick
 from nncift_core.execution import models
+from nncift_core.execution.failures import ShardError
 from nncift_core.execution.job import BaseJob, Job
 from nncift_core.execution.models import Slot
-from nncift_core.finetune import settings
-from nncift_core.pipeline.attribution_losses import has_losses, measure_losses
+from nncift_core.finetune import Diverged, settings, training_devices
+from nncift_core.pipeline.attribution_losses import has_losses, loss_key, measure_losses
 from nncift_core.pipeline.downstream import base_cell, cells, is_trained, train_cell
 from nncift_core.pipeline.embed import EmbedShard, embed_shard
 from nncift_core.pipeline.estimator_features import ForwardShard, compute_estimator_features
@@ -27,9 +29,11 @@ from nncift_core.pipeline.evaluate import (
 from nncift_core.pipeline.exact import ExactShard, compute_exact
 from nncift_core.pipeline.features import FeatureShard, compute_features
 from nncift_core.pipeline.state import fit_state, plan_state
+from nncift_core.pipeline.trials import answers_key
 from nncift_core.pruning.cells import CellShard, run_point_shard, run_score_shard
 from nncift_core.pruning.embed import TextShard, embed_texts
 from nncift_core.pruning.job import PruneJob
+from nncift_core.store.files import locked
 
 
 class Progress(Protocol):
@@ -97,13 +101,44 @@ def _student_device(job: Job, slot: Slot) -> str:
     return pick(settings(job.config).device, slot.device, "finetune.device")
 
 
+def _turn(job: Job, name: str, progress: Progress) -> AbstractContextManager[None]:
+    """Hold a lock of the workspace. Whoever has waited looks again at what is stored before computing."""
+    return locked(job.ws.lock(name), waiting=lambda: progress.advance(0))
+
+
+def _cell(job: Job, key: str, progress: Progress) -> AbstractContextManager[None]:
+    """The turn of one model, of what it says or of its losses: other runs may ask for the same from tables of
+    their own, so the lock of the shard does not keep them apart."""
+    return _turn(job, f"cell-{key[:16]}", progress)
+
+
+@contextmanager
+def _training_device(job: Job, slot: Slot, progress: Progress) -> Iterator[str]:
+    """Where to train. A training that takes several GPUs has the same ones from every slot: in turns."""
+    if settings(job.config).devices == 1:
+        yield _student_device(job, slot)
+        return
+    gpus = training_devices(job.config)
+    with _turn(job, "training-devices", progress):
+        yield gpus[0]
+
+
 def _fine_tune(request: Request, slot: Slot, progress: Progress) -> int:
-    problem, subsets = request.job.problem(), request.given["subsets"]
+    job: Job = request.job
+    problem, subsets = job.problem(), request.given["subsets"]
     found = cells(problem, pq.read_table(problem.ws.root / subsets))
     cell = next(c for c in found if c.key == request.shard["key"])
-    if is_trained(problem.ws, cell.key):
-        return 0
-    return train_cell(problem, cell, _student_device(request.job, slot), subsets, progress.advance)
+    with _cell(job, cell.key, progress):
+        if is_trained(problem.ws, cell.key):
+            return 0
+        with _training_device(job, slot, progress) as device:
+            try:
+                return train_cell(problem, cell, device, subsets, progress.advance)
+            except Diverged as e:
+                if len({c.key for c in found}) == 1:
+                    raise e.as_input from e
+                # The other models may well stay finite: it is this cell that fails.
+                raise ShardError(str(e), permanent=True) from e
 
 
 def _evaluate(request: Request, slot: Slot, progress: Progress) -> int:
@@ -112,26 +147,31 @@ def _evaluate(request: Request, slot: Slot, progress: Progress) -> int:
     table = pq.read_table(problem.ws.root / request.given["subsets"])
     # Whether the base model is asked for is the planner's business.
     found = trials(job.config, cells(problem, table), base=True)
-    trial = next(t for t in found if evaluation_key(problem, t) == request.shard["key"])
-    if is_complete(problem, trial):
-        return 0
-    if needs_encoder(job.config, trial):
-        with models.encoder(job, slot) as (encoder, _):
-            computed = evaluate_trial(problem, trial, device, encoder, progress.advance)
-    else:
-        computed = evaluate_trial(problem, trial, device, None, progress.advance)
+    key = request.shard["key"]
+    trial = next(t for t in found if evaluation_key(problem, t) == key)
+    # What the model says is shared even by runs with different judges.
+    with _cell(job, answers_key(problem, trial), progress):
+        if is_complete(problem, trial):
+            return 0
+        if needs_encoder(job.config, trial):
+            with models.encoder(job, slot) as (encoder, _):
+                computed = evaluate_trial(problem, trial, device, encoder, progress.advance)
+        else:
+            computed = evaluate_trial(problem, trial, device, None, progress.advance)
     models.free_device_memory()
     return computed
 
 
 def _query_losses(request: Request, slot: Slot, progress: Progress) -> int:
-    problem = request.job.problem()
+    job: Job = request.job
+    problem, device = job.problem(), _student_device(job, slot)
     table = pq.read_table(problem.ws.root / request.given["subsets"])
-    found = [base_cell(request.job.config), *cells(problem, table)]
+    found = [base_cell(job.config), *cells(problem, table)]
     cell = next(c for c in found if c.key == request.shard["key"])
-    if has_losses(problem, cell):
-        return 0
-    computed = measure_losses(problem, cell, _student_device(request.job, slot), progress.advance)
+    with _cell(job, loss_key(problem, cell), progress):
+        if has_losses(problem, cell):
+            return 0
+        computed = measure_losses(problem, cell, device, progress.advance)
     models.free_device_memory()
     return computed
 

@@ -6,7 +6,9 @@ Importing this package imports neither torch nor peft: keys and counts are asked
 """
 
 from nncift_core.finetune.card import model_card
+from nncift_core.finetune.gpus import training_devices
 from nncift_core.finetune.masks import MaskedRow, mask_preview
+from nncift_core.finetune.methods import Diverged
 from nncift_core.finetune.process import fine_tune
 from nncift_core.finetune.rows import Encoded, TrainingRows, encode, prompt_ids
 from nncift_core.finetune.student import (
@@ -32,6 +34,7 @@ __all__ = [
     "MODEL_WEIGHTS",
     "SHAPE",
     "WEIGHTS",
+    "Diverged",
     "Encoded",
     "FineTuned",
     "MaskedRow",
@@ -51,4 +54,5 @@ __all__ = [
     "student_is_local",
     "student_key",
     "student_name",
+    "training_devices",
 ]

@@ -19,7 +19,7 @@ import torch
 from nncift_core.config import FinetuneConfig
 from nncift_core.finetune.batches import IGNORED, check_packing, packed, padded
 from nncift_core.finetune.checkpoints import Checkpoints, State, restore, snapshot
-from nncift_core.finetune.methods import not_finite
+from nncift_core.finetune.methods import Diverged
 from nncift_core.finetune.rows import Encoded
 from nncift_core.finetune.schedule import Step, learning_rate, plan_steps
 from nncift_core.finetune.training import Progress
@@ -73,8 +73,8 @@ def train(
     """Train the parameters of `model.model` that want gradients.
 
     AdamW, linear warmup then linear decay to 0, gradients clipped to norm 1; `seed` (below 2**32) decides the
-    order of rows and dropout. progress(done, total) steps. Raises UserError when a loss is not finite, or the
-    model cannot take packed rows.
+    order of rows and dropout. progress(done, total) steps. Raises Diverged when a loss is not finite, and
+    UserError when the model cannot take packed rows.
     """
     lengths = np.array([len(s) for s in encoded.sequences], np.int64)
     place = place or Place()
@@ -165,7 +165,7 @@ class _Run:
         (total,) = world.sum_numbers(self.model.device, total)
         # Asked of the sum, so that no process waits for one that has given up.
         if not math.isfinite(total):
-            raise not_finite("the training loss")
+            raise Diverged("the training loss")
         self._sum += total
         self._count += learned
         world.sum_gradients(parameters)

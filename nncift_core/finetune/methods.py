@@ -13,7 +13,7 @@ from typing import Any
 
 from nncift_core.config import Config, FinetuneConfig
 from nncift_core.devices import torch_dtype
-from nncift_core.errors import UserError
+from nncift_core.errors import RunError, UserError
 from nncift_core.finetune.student import MODEL_SHAPE, SHAPE, WEIGHTS, settings, student, student_name
 from nncift_core.language_models import LanguageModel
 
@@ -82,12 +82,12 @@ def _no_such_targets(model: Any, what: str) -> UserError:
 def save(trained: Any, tokenizer: LanguageModel, config: Config, folder: Path) -> None:
     """Write what was trained and the tokenizer into the empty `folder`, free of machine paths and of chance.
 
-    Raises UserError for weights that are not finite.
+    Raises Diverged for weights that are not finite.
     """
     import torch
 
     if not all(bool(torch.isfinite(p).all()) for p in trained.parameters() if p.requires_grad):
-        raise not_finite("a trained weight")
+        raise Diverged("a trained weight")
     if settings(config).method == "full":
         save_model(trained.to(torch_dtype(student(config).dtype)), folder)
     else:
@@ -137,10 +137,18 @@ def _nameless(tokenizer: Any) -> Iterator[None]:
         tokenizer.name_or_path = name
 
 
-def not_finite(what: str) -> UserError:
-    """Training has left the numbers."""
-    return UserError(
-        f"fine-tuning failed: {what} is not a finite number",
-        field="finetune.learning_rate",
-        mend='Lower it, or use dtype = "float32" or "bfloat16".',
-    )
+class Diverged(RunError):
+    """Training has left the numbers, and another try would, too.
+
+    what: that is no finite number; as_input: the same as a fault of the config, which it is where the config
+    trains this model alone.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.as_input = UserError(
+            f"fine-tuning failed: {what} is not a finite number",
+            field="finetune.learning_rate",
+            mend='Lower it, or use dtype = "float32" or "bfloat16".',
+        )
+        super().__init__(str(self.as_input))

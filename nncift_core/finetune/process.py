@@ -22,6 +22,8 @@ from typing import IO, Any
 import nncift_core
 from nncift_core.config import Config, parse_config
 from nncift_core.errors import NnciftError, RunError, UserError
+from nncift_core.finetune.gpus import training_devices
+from nncift_core.finetune.methods import Diverged
 from nncift_core.finetune.rows import TrainingRows
 from nncift_core.finetune.student import settings
 from nncift_core.finetune.training import FineTuned, Progress, fine_tune_here
@@ -49,13 +51,14 @@ def fine_tune(
 
     Of adapters that is adapter_model.safetensors and adapter_config.json, of a whole model (method "full")
     model.safetensors and config.json. folder: existing and empty, else ValueError; device: "cpu", "mps" or
-    "cuda:N", with `finetune.devices` that GPU and the next ones; progress(done, total) optimiser steps;
-    checkpoints: a folder, which need not exist, for what a killed call left and the next goes on from. The
-    result is a function of `fine_tune_key`, not of the order of rows; on another device, or on several,
-    it differs by rounding, and with dropout by the batches that `batch_tokens` makes.
+    "cuda:N" (for several `finetune.devices` any: it runs on those of `training_devices`, which the caller
+    keeps free of other trainings); progress(done, total) optimiser steps; checkpoints: a folder, which need
+    not exist, for what a killed call left and the next goes on from. The result is a function of
+    `fine_tune_key`, not of the order of rows; on another device, or on several, it differs by rounding, and
+    with dropout by the batches that `batch_tokens` makes.
 
     Raises UserError (a response without tokens, `finetune.targets` that match nothing, an unusable model,
-    fewer GPUs than wanted) and RunError (too little memory, a child process that died).
+    fewer GPUs than wanted) and RunError (`Diverged`, too little memory, a child process that died).
     """
     if not len(rows):
         raise ValueError("no rows to train on")
@@ -81,15 +84,19 @@ def fine_tune_apart(
     progress: Progress | None = None,
     checkpoints: Path | None = None,
 ) -> FineTuned:
-    """`fine_tune` in child processes, one for each of `finetune.devices`; "cuda:N" counts as here."""
+    """`fine_tune` in child processes, one for each of `finetune.devices`; "cuda:N" counts as here.
+
+    On several GPUs it takes those of `training_devices`, whichever `device` is.
+    """
     count = settings(config).devices
+    gpus = training_devices(config) if count > 1 and device.startswith("cuda") else [device]
     with tempfile.TemporaryDirectory() as scratch:
         spec_file, result_file = Path(scratch) / "spec.json", Path(scratch) / "result.json"
         spec = child_spec(config, rows, seed, device, folder, checkpoints)
         spec_file.write_text(json.dumps(spec), encoding="utf-8")
         command = [*launcher(count), str(spec_file), str(result_file)]
         with open(Path(scratch) / "stderr.txt", "w+b") as errors:
-            code = _run_child(command, child_env(device, count), errors, progress)
+            code = _run_child(command, child_env(*gpus), errors, progress)
             # With several processes the launcher ends with a code of its own when one of them gave up.
             if not result_file.is_file() or (code and count == 1):
                 raise RunError(f"the fine-tuning process ended with code {code}: {_tail(errors)}")
@@ -162,37 +169,23 @@ def _run_child(command: list[str], env: dict[str, str], errors: IO[bytes], progr
                     process.kill()
 
 
-def child_env(device: str, count: int = 1) -> dict[str, str]:
-    """This process's environment, with `count` GPUs from that of `device` ("cuda:N") on as the only visible
-    ones; after the last comes the first.
+def child_env(*devices: str) -> dict[str, str]:
+    """This process's environment, with the GPUs `devices` ("cuda:N") as the only visible ones, in that order.
 
-    Raises RunError where CUDA_VISIBLE_DEVICES names no more than N devices, UserError for less than `count`.
+    Raises RunError where CUDA_VISIBLE_DEVICES names no more than N devices.
     """
     env = {k: v for k, v in os.environ.items() if k not in _LAUNCHER and not k.startswith("ACCELERATE_")}
     root = str(Path(nncift_core.__file__).resolve().parents[1])
     env["PYTHONPATH"] = os.pathsep.join(p for p in (root, env.get("PYTHONPATH")) if p)
-    if not device.startswith("cuda"):
-        return env
-    number = int(device.partition(":")[2] or 0)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    there = number + 1 if count == 1 else _gpus()
-    names = [str(k) for k in range(there)] if visible is None else visible.split(",")
-    if number >= len(names):
-        raise RunError(f"no {device}: CUDA_VISIBLE_DEVICES is {visible}")
-    if count > len(names):
-        raise UserError(
-            f"{count} GPUs are wanted, and there are {len(names)}",
-            field="finetune.devices",
-            mend=f"Use at most {len(names)}.",
-        )
-    chosen = [names[(number + k) % len(names)].strip() for k in range(count)]
-    return {**env, "CUDA_VISIBLE_DEVICES": ",".join(chosen)}
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
+    names = None if visible is None else [name.strip() for name in visible.split(",")]
+    chosen = []
+    for device in (d for d in devices if d.startswith("cuda")):
+        number = int(device.partition(":")[2] or 0)
+        if names is not None and number >= len(names):
+            raise RunError(f"no {device}: CUDA_VISIBLE_DEVICES is {visible}")
+        chosen.append(str(number) if names is None else names[number])
+    return {**env, "CUDA_VISIBLE_DEVICES": ",".join(chosen)} if chosen else env
 
 
 def _tail(errors: IO[bytes]) -> str:
@@ -204,6 +197,8 @@ def _tail(errors: IO[bytes]) -> str:
 def _result(found: dict[str, Any]) -> FineTuned:
     if "user_error" in found:
         raise UserError(**found["user_error"])
+    if "diverged" in found:
+        raise Diverged(found["diverged"])
     if "run_error" in found:
         raise RunError(found["run_error"])
     tuned = found["fine_tuned"]
@@ -240,6 +235,8 @@ def child(spec_file: str, result_file: str) -> int:
     except UserError as e:
         places = {"file": e.file, "line": e.line, "row": e.row, "field": e.field}
         found = {"user_error": {"what": e.what, "mend": e.mend, **places}}
+    except Diverged as e:
+        found = {"diverged": e.what}
     except NnciftError as e:
         found = {"run_error": str(e)}
     told = "fine_tuned" in found

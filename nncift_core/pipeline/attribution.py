@@ -21,9 +21,12 @@ from nncift_core.pipeline.problem import Problem, keys_of
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Kind = Literal["subset", "control", "qld", "top-k"]
 
 RANDOM = "random"
+# Values that are widened at once.
+_FLOATS = 1 << 22
 # Raise it when the same data and settings would be measured otherwise.
 VERSION = 1
 
@@ -129,21 +132,27 @@ def without_top(problem: Problem, method: str, values: Float32) -> list[Trained]
     for the smallest share alone, since that takes a model for each."""
     a, pool, seed = problem.config.audit, problem.pool, problem.config.seed
     ids = pool.example_ids
-    of_row = values[content_index(problem)]
+    index = content_index(problem)
     found = []
     for share in a.remove:
         k = removed(problem, share)
         by_query = "qld" in a.tests and share == min(a.remove)
         for j in removed_queries(problem).tolist() if by_query else []:
-            rows = _without(ids, top_rows(of_row[:, j].astype(np.float64), k, ids, seed))
+            rows = _without(ids, top_rows(values[:, j].astype(np.float64)[index], k, ids, seed))
             query = int(queries(problem)[j])
             name = f"without {share:g} best of {method} for query {j}"
             found.append(Trained(name, "qld", rows, method, share, query))
         if "top-k" in a.tests:
-            scores = of_row.astype(np.float64).mean(axis=1)
-            rows = _without(ids, top_rows(scores, k, ids, seed))
+            rows = _without(ids, top_rows(row_means(values)[index], k, ids, seed))
             found.append(Trained(f"without {share:g} best of {method}", "top-k", rows, method, share))
     return found
+
+
+def row_means(values: Float32) -> Float64:
+    """Means [M] of values [M, Q] over queries, in float64 without a copy of them all in it."""
+    step = max(1, _FLOATS // max(1, values.shape[1]))
+    parts = [values[k : k + step].astype(np.float64).mean(axis=1) for k in range(0, len(values), step)]
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def queries(problem: Problem) -> Int64:
@@ -218,9 +227,10 @@ def _without(ids: Int64, out: Int64) -> Int64:
 
 
 def about(config: Config) -> dict[str, Any]:
-    """What of the settings a person is told beside the numbers."""
+    """What of the settings a person is told beside the numbers; tokens: None unless they bound a training."""
     a, tuned = config.audit, settings(config)
     return {
         "models_of_the_bank": a.models, "share": a.share, "seeds": a.seeds,
-        "epochs": tuned.epochs, "learning_rate": tuned.learning_rate, "tests": ", ".join(a.tests),
+        "epochs": tuned.passes, "tokens": tuned.tokens, "learning_rate": tuned.learning_rate,
+        "tests": ", ".join(a.tests),
     }  # fmt: skip

@@ -29,6 +29,7 @@ from nncift_core.pipeline.attribution import (
     content_index,
     queries,
     query_tasks,
+    row_means,
 )
 from nncift_core.pipeline.attribution_data import Planted
 from nncift_core.pipeline.attribution_losses import loss_matrix, read_losses
@@ -96,7 +97,8 @@ def random_values(contents: Int64, wanted: Int64, seed: int) -> Float32:
 class Measures:
     """Rows of the view `attribution` for the methods of one audit, without run_id.
 
-    problem: under `audit_config`; cells: of all models; sets: what they are for.
+    problem: under `audit_config`; sets: rows that models were trained on, and what for; cells: their models,
+    one of every seed, whose losses are all there.
     """
 
     def __init__(self, problem: Problem, cells: Sequence[Cell], sets: Sequence[Trained]) -> None:
@@ -116,7 +118,7 @@ class Measures:
     def of_bank(self, subject: Subject, values: Float32) -> Rows:
         """LDS over all queries and per task. values [M, Q]: as `dense_values` gives them."""
         subsets = [s for s in self.sets if s.kind == "subset"]
-        if not subsets:
+        if len(subsets) < 2:
             return []
         losses = self.losses([s.name for s in subsets]).mean(axis=0)
         size = len(self.problem.pool.contents)
@@ -132,7 +134,7 @@ class Measures:
     def agreement(self) -> float | None:
         """How alike the bank ranks queries' losses under two seeds; None for one seed or no bank."""
         names = [s.name for s in self.sets if s.kind == "subset"]
-        found = seed_agreement(self.losses(names)) if names else math.nan
+        found = seed_agreement(self.losses(names)) if len(names) > 1 else math.nan
         return None if math.isnan(found) else found
 
     def of_removals(self, subject: Subject) -> Rows:
@@ -173,7 +175,7 @@ def of_planted(subject: Subject, values: Float32, contents: Int64, wanted: Int64
     found: Rows = []
     is_copy, is_wrong = np.isin(contents, planted.copies), np.isin(contents, planted.wrong)
     if len(planted.wrong):
-        scores = values.astype(np.float64).mean(axis=1)[~is_copy]
+        scores = row_means(values)[~is_copy]
         found.append(_row(subject, "wrong auc", auc(scores, is_wrong[~is_copy])))
     if len(planted.copies):
         row = {c: k for k, c in enumerate(contents.tolist())}

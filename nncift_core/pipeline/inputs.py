@@ -10,6 +10,7 @@ from nncift_core.config_prune import LabelledRows
 from nncift_core.datasets import dataset_name, read_dataset, source_fingerprint
 from nncift_core.devices import check_device, pick, resolve_devices
 from nncift_core.errors import UserError
+from nncift_core.finetune import training_devices
 from nncift_core.functions import CATALOGUE
 from nncift_core.language_models import check_language_model, is_local
 from nncift_core.records import Example, ReadReport
@@ -142,7 +143,8 @@ def check_teacher(config: Config, *, fetch: bool) -> None:
 
 
 def check_devices(config: Config) -> None:
-    """Raise UserError for a device that the config names and this machine lacks."""
+    """Raise UserError for a device that the config names and this machine lacks, and for a training on more
+    GPUs than there are."""
     resolve_devices(config.execution.devices)
     devices = {"encoder": config.encoder.device, "language_model": config.language_model.device}
     if config.finetune is not None:
@@ -150,3 +152,5 @@ def check_devices(config: Config) -> None:
     for section, device in devices.items():
         if device != "auto":
             check_device(device, f"{section}.device")
+    if config.finetune is not None and config.finetune.devices > 1:
+        training_devices(config)

@@ -16,7 +16,9 @@ from nncift_core.pipeline.trials import Trial, answers_key, held_out_texts, judg
 from nncift_core.store.files import publish
 from nncift_core.store.judgements import JudgementStore
 
-_KEPT = ("key", "state", "reason", "retries", "input_tokens", "output_tokens", "unmetered")
+_KEPT = (
+    "key", "state", "reason", "retries", "input_tokens", "output_tokens", "unmetered", "own_temperature"
+)  # fmt: skip
 
 
 def judge_trial(problem: Problem, trial: Trial, progress: Callable[[int], None] | None = None) -> int:
@@ -57,26 +59,36 @@ def _table(contents: Any, found: Sequence[Judgement]) -> pa.Table:
     )
 
 
+def _tells_more(row: dict[str, Any], known: dict[str, Any]) -> bool:
+    """Of an answer that failed under one model and came under the next, the grade counts; of failures the
+    last one, which has the tokens of all before it."""
+    ranks = [(r["judgement_state"] != "failed", r["judgement_input_tokens"]) for r in (row, known)]
+    return bool(ranks[0] > ranks[1])
+
+
 def judge_facts(problem: Problem, paths: Iterable[str]) -> dict[str, Any]:
     """What the grades in the files `paths` took, each judgement counted once, whichever run asked for it;
     empty without a judge.
 
     judge_answers: distinct ones; judge_failed: those for which no grade came; judge_malformed: those whose
     grade could not be read; judge_failure: the most frequent reason of either; judge_retries;
-    judge_input_tokens, judge_output_tokens; judge_unmetered: replies without a count of tokens; judge_cost:
-    in the currency of the prices, where one is set.
+    judge_input_tokens, judge_output_tokens: those of failed answers and of earlier runs included;
+    judge_unmetered: replies without a count of tokens; judge_own_temperature: answers judged without the
+    config's temperature, which the endpoint refuses to be told, where there are any; judge_cost: in the
+    currency of the prices, where one is set.
     """
     judge = problem.config.evaluation.judge
     if "judge" not in problem.config.evaluation.metrics or judge is None:
         return {}
     once: dict[str, dict[str, Any]] = {}
     for path in sorted(set(paths)):
-        if "judgement_key" in pq.read_schema(problem.ws.root / path).names:
-            names = [f"judgement_{name}" for name in _KEPT]
-            for row in pq.read_table(problem.ws.root / path, columns=names).to_pylist():
-                # Of an answer that failed under one model and came under the next, the grade counts.
-                if row["judgement_key"] not in once or row["judgement_state"] != "failed":
-                    once[row["judgement_key"]] = row
+        # Files of earlier versions lack some.
+        stored = pq.read_schema(problem.ws.root / path).names
+        names = [name for name in (f"judgement_{name}" for name in _KEPT) if name in stored]
+        for row in pq.read_table(problem.ws.root / path, columns=names).to_pylist() if names else ():
+            known = once.get(row["judgement_key"])
+            if known is None or _tells_more(row, known):
+                once[row["judgement_key"]] = row
     found = list(once.values())
     states = Counter(r["judgement_state"] for r in found)
     reasons = Counter(r["judgement_reason"] for r in found if r["judgement_state"] != "graded")
@@ -89,6 +101,8 @@ def judge_facts(problem: Problem, paths: Iterable[str]) -> dict[str, Any]:
         facts["judge_failure"] = reasons.most_common(1)[0][0]
     for name in ("retries", "input_tokens", "output_tokens", "unmetered"):
         facts[f"judge_{name}"] = sum(r[f"judgement_{name}"] for r in found)
+    if own := sum(r.get("judgement_own_temperature", False) for r in found):
+        facts["judge_own_temperature"] = own
     prices = judge.price_per_million_input, judge.price_per_million_output
     if prices != (None, None):
         tokens = facts["judge_input_tokens"], facts["judge_output_tokens"]

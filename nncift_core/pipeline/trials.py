@@ -24,7 +24,7 @@ Int64 = npt.NDArray[np.int64]
 Mode = Literal["finetune", "icl", "base"]
 # Raise these when the same inputs would give other scores; of a metric that is not named here, VERSION.
 VERSION = 1
-ICL_VERSION = 1
+ICL_VERSION = 2
 METRIC_VERSIONS = {"similarity": 1, "exact": 1, "choice": 1}
 JUDGE_VERSION = 1
 

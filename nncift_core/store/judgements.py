@@ -3,6 +3,9 @@
 A line is written and synced as soon as an answer is there, since it cost money; so the file grows and has no
 manifest. Each line carries a checksum of its own instead: a line that a kill tore, or that was damaged,
 counts as not there. Writers of several processes take turns.
+
+A line says what was found under a key, of which the first counts, or what was spent on it without finding
+anything, which adds up.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import hashlib
 import json
 import os
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ class JudgementStore:
         self.path = ws.root / "judgements" / f"{judge_key[:16]}.jsonl"
         self._turn = ws.lock(f"judgements-{judge_key[:16]}")
         self._found: dict[str, dict[str, Any]] = {}
+        self._spent: dict[str, Counter[str]] = {}
         self._read_to = 0
         self._lock = threading.Lock()
 
@@ -37,9 +42,26 @@ class JudgementStore:
 
     def add(self, key: str, found: dict[str, Any]) -> None:
         """Keep `found` (JSON-ready) under `key`; on disk when this returns."""
-        text = json.dumps({"key": key, "found": found}, ensure_ascii=True, sort_keys=True)
+        with self._lock:
+            self._append({"key": key, "found": found})
+            self._found[key] = found
+
+    def spent(self, key: str) -> dict[str, int]:
+        """Sums of what was told to `spend` under `key`, by any process; empty where nothing was."""
+        with self._lock:
+            self._look()
+            return dict(self._spent.get(key, {}))
+
+    def spend(self, key: str, amounts: dict[str, int]) -> None:
+        """Keep that `amounts` were spent under `key` though nothing was found; on disk when this returns."""
+        with self._lock:
+            # Counted when the line is read, like anybody's.
+            self._append({"key": key, "spent": amounts})
+
+    def _append(self, record: dict[str, Any]) -> None:
+        text = json.dumps(record, ensure_ascii=True, sort_keys=True)
         line = f"{_checksum(text)} {text}\n".encode("ascii")
-        with self._lock, locked(self._turn):
+        with locked(self._turn):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as f:
                 # What a kill tore stays a line of its own.
@@ -48,7 +70,6 @@ class JudgementStore:
                 f.write(line)
                 f.flush()
                 os.fsync(f.fileno())
-            self._found[key] = found
 
     def _look(self) -> None:
         """Read the whole lines that were added since the last look."""
@@ -64,7 +85,10 @@ class JudgementStore:
             checksum, _, text = line.decode("ascii", "replace").partition(" ")
             if checksum == _checksum(text):
                 record = json.loads(text)
-                self._found.setdefault(record["key"], record["found"])
+                if "spent" in record:
+                    self._spent.setdefault(record["key"], Counter()).update(record["spent"])
+                else:
+                    self._found.setdefault(record["key"], record["found"])
 
 
 def _checksum(text: str) -> str:

@@ -108,6 +108,14 @@ def test_rows_without_options_are_left_out_and_counted(model: LanguageModel) -> 
     assert found.counts == {"choice_rows_left_out": 1} and sum(done) == 2 and found.generated is None
 
 
+def test_every_batch_of_options_is_a_sign_of_life(model: LanguageModel) -> None:
+    rows = HeldOut((MMLU, "Say hello", BBH), ("A", "Hello", "(A)"))
+    done: list[int] = []
+    choice_accuracy(model, rows, TEMPLATE, 1, done.append)
+    # The row that is none, then five options one by one: two of them end a row.
+    assert done[0] == 1 and len(done) == 6 and sorted(done[1:]) == [0, 0, 0, 1, 1]
+
+
 def test_no_multiple_choice_row_at_all_is_refused(model: LanguageModel) -> None:
     with pytest.raises(UserError, match=r"evaluation\.metrics: .*none of 2 held-out rows is multiple choice"):
         choice_accuracy(model, HeldOut(("a", "b"), ("c", "d")), TEMPLATE, 512)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from nncift_core.config import LanguageModelConfig
-from nncift_core.evaluation import nearest, with_examples
+from nncift_core.evaluation import icl, nearest, prompt_groups, with_examples
 from nncift_core.language_models import LanguageModel, load_tokenizer
 
 TINY = Path(__file__).parents[1] / "data" / "oracles" / "tiny-lm"
@@ -33,6 +34,58 @@ def test_the_nearest_come_first_and_ties_in_order() -> None:
     queries = np.array([[0.1, 0.9, 0.2, 0.0], [1, 0, 0, 0]], np.float32)
     assert nearest(queries, vectors, 3).tolist() == [[1, 2, 3], [0, 1, 2]]
     assert nearest(queries, vectors[:2], 5).shape == (2, 2)
+
+
+def plainly(queries: Any, vectors: Any, k: int, groups: Any = None) -> list[list[int]]:
+    """`nearest` by the whole matrix of cosines."""
+    cosines = queries.astype(np.float64) @ vectors.astype(np.float64).T
+    if groups is not None:
+        cosines[groups[0][:, None] == groups[1][None, :]] = -np.inf
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    kept = np.isfinite(np.take_along_axis(cosines, order, axis=1))
+    found: list[list[int]] = np.where(kept, order, -1).tolist()
+    return found
+
+
+@pytest.mark.parametrize("k", [1, 5, 23, 40])
+def test_blocks_give_what_the_whole_matrix_gives(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(icl, "_QUERIES", 3)
+    monkeypatch.setattr(icl, "_CANDIDATES", 7)
+    rng = np.random.default_rng(0)
+    # Halves are exact in every order of adding, so most of these cosines are ties.
+    tied = [rng.choice([-0.5, 0.5], (n, 4)).astype(np.float32) for n in (8, 23)]
+    free = [rng.normal(size=(n, 4)).astype(np.float32) for n in (8, 23)]
+    groups = rng.integers(0, 3, 8), rng.integers(0, 3, 23)
+    alive: list[int] = []
+    for queries, vectors in (tied, free):
+        assert nearest(queries, vectors, k, progress=alive.append).tolist() == plainly(queries, vectors, k)
+        some = nearest(queries, vectors, k, groups)
+        assert some.tolist() == plainly(queries, vectors, k, groups) and (k < 23 or (some == -1).any())
+    assert alive == [0] * 24
+    assert nearest(tied[0], tied[1][:0], k).shape == (8, 0) and nearest(tied[0][:0], tied[1], 1).shape == (
+        0,
+        1,
+    )
+
+
+def test_a_large_pool_needs_no_matrix_of_cosines() -> None:
+    rng = np.random.default_rng(0)
+    queries, vectors = (rng.normal(size=(n, 8)).astype(np.float32) for n in (1024, 16_384))
+    tracemalloc.start()
+    try:
+        found = nearest(queries, vectors, 5)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < queries.shape[0] * vectors.shape[0] * 8 / 2
+    assert found[:20].tolist() == plainly(queries[:20], vectors, 5)
+
+
+def test_prompts_are_alike_but_for_white_space_and_composed_letters() -> None:
+    own, others = prompt_groups(["caf\u00e9  at\nnoon ", "", "B"], ["cafe\u0301 at noon", "b", "\t", "B"])
+    assert (own[:, None] == others).tolist() == [
+        [True, False, False, False], [False, False, True, False], [False, False, False, True],
+    ]  # fmt: skip
 
 
 def test_the_most_similar_example_stands_next_to_the_question(model: LanguageModel) -> None:
@@ -61,7 +114,9 @@ def test_what_does_not_fit_is_dropped_and_counted_and_a_shorter_one_may_take_its
 
 def test_a_prompt_too_long_alone_keeps_no_example(model: LanguageModel) -> None:
     short = dataclasses.replace(model, context_length=40)
-    found = with_examples(short, ["word " * 100], [PAIRS], TEMPLATE, reserve=8)
+    alive: list[int] = []
+    found = with_examples(short, ["word " * 100], [PAIRS], TEMPLATE, reserve=8, progress=alive.append)
+    assert alive == [0, 0]
     assert found.prompts == model.tokenize([TEMPLATE.replace("{prompt}", "word " * 100)])
     assert (found.dropped, found.bare) == (3, 1)
 

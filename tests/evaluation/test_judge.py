@@ -7,6 +7,7 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from nncift_core.store.workspace import Workspace
 
 ROWS = [("What is 2 + 2?", "4", answer) for answer in ("4", "four", "five", "4")]
 KEY = "sk-very-secret-0123456789"
+NO_LIMIT = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+NO_TEMPERATURE = "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1)."
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +40,11 @@ def store(tmp_path: Path) -> JudgementStore:
 
 def config(url: str, **settings: Any) -> JudgeConfig:
     return JudgeConfig(**{"base_url": url, "model": "grader", "timeout_s": 5, **settings})
+
+
+def refusal(message: str, param: str | None, code: Any) -> Said:
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    return Said(status=400, body=json.dumps({"error": error}).encode())
 
 
 @pytest.mark.parametrize(
@@ -180,15 +188,90 @@ def test_answers_too_long_or_dripping_are_given_up(store: JudgementStore) -> Non
 def test_a_model_that_wants_other_parameters_gets_them(store: JudgementStore) -> None:
     def answer(n: int, body: dict[str, Any]) -> Said:
         if "max_tokens" in body:
-            return Said(status=400, body=b'{"error": "use max_completion_tokens, and no temperature"}')
+            return refusal(NO_LIMIT, "max_tokens", "unsupported_parameter")
+        if "temperature" in body:
+            return refusal(NO_TEMPERATURE, "temperature", "unsupported_value")
         return Said()
 
     with judge_server(answer) as server:
-        assert judge_answers(config(server.url, concurrency=1), "", ROWS[:2], store)[1].grade == 4
+        found = judge_answers(config(server.url, concurrency=1), "", ROWS[:2], store)
+    assert [(j.grade, j.own_temperature) for j in found] == [(4, True)] * 2
     names = {"max_tokens", "max_completion_tokens", "temperature"}
     assert [sorted(names.intersection(b)) for b in server.asked] == [
-        ["max_tokens", "temperature"], ["max_completion_tokens"], ["max_completion_tokens"],
+        ["max_tokens", "temperature"], ["max_completion_tokens", "temperature"],
+        ["max_completion_tokens"], ["max_completion_tokens"],
     ]  # fmt: skip
+    kept = JudgementStore(Workspace.open(store.path.parents[1]), "0" * 32).get(found[0].key)
+    assert kept is not None and kept["own_temperature"] is True
+
+
+def test_requests_under_way_while_a_setting_changes_are_put_anew(store: JudgementStore) -> None:
+    together = threading.Barrier(16)
+
+    def answer(n: int, body: dict[str, Any]) -> Said:
+        if n < 16:
+            together.wait(30)
+        return refusal(NO_LIMIT, None, None) if "max_tokens" in body else Said()
+
+    rows = [("p", "r", str(k)) for k in range(24)]
+    with judge_server(answer) as server:
+        found = judge_answers(config(server.url, concurrency=16, timeout_s=60), "", rows, store)
+    assert [(j.state, j.reason) for j in found] == [("graded", "")] * 24
+    assert sum("max_tokens" in b for b in server.asked) == 16 and len(server.asked) == 40
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        refusal("Invalid 'temperature': expected a value <= 2, but got 3.", "temperature", "too_high"),
+        refusal("Not supported: 'temperature, use max_completion_tokens'", "messages", "bad_content"),
+        refusal("Tools are not supported. Near: temperature, use max_completion_tokens_", None, 400),
+        Said(status=400, body=b"temperature: must be a number"),
+        Said(status=400, body=b'[{"temperature": null}]'),
+    ],
+    ids=["range", "other parameter", "other sentence", "no json", "a list"],
+)  # fmt: skip
+def test_a_refusal_that_only_mentions_a_setting_changes_none(said: Said, store: JudgementStore) -> None:
+    with judge_server(lambda n, body: said if n == 0 else Said()) as server:
+        found = judge_answers(config(server.url, concurrency=1), "", ROWS[:2], store)
+    assert [(j.state, j.reason) for j in found] == [("failed", "HTTP 400"), ("graded", "")]
+    assert len(server.asked) == 2 and not found[1].own_temperature
+    assert all({"max_tokens", "temperature"} <= set(b) for b in server.asked)
+
+
+def test_a_name_to_use_instead_is_enough(store: JudgementStore) -> None:
+    said = Said(status=400, body=b'{"error": "Please use `max_completion_tokens`"}')
+    with judge_server(lambda n, body: said if "max_tokens" in body else Said()) as server:
+        found = judge_answers(config(server.url), "", ROWS[:1], store)[0]
+    assert (found.grade, found.own_temperature, len(server.asked)) == (4, False, 2)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        refusal(NO_TEMPERATURE, None, 400),
+        Said(status=400, body=b'{"error": "Unsupported parameter: temperature"}'),
+        Said(status=400, body=b'{"object": "error", "message": "`temperature` is deprecated here."}'),
+        Said(status=400, body=b"temperature is not supported"),
+    ],
+    ids=["no fields", "a text", "message on top", "no json"],
+)  # fmt: skip
+def test_a_refusal_in_plain_words_is_understood(said: Said, store: JudgementStore) -> None:
+    with judge_server(lambda n, body: said if "temperature" in body else Said()) as server:
+        found = judge_answers(config(server.url), "", ROWS[:1], store)[0]
+    assert (found.grade, found.own_temperature, len(server.asked)) == (4, True, 2)
+
+
+def test_tokens_of_answers_that_failed_are_counted_when_a_grade_comes(store: JudgementStore) -> None:
+    script = [Said("maybe"), Said(status=401), Said("well", usage=False), Said(status=401), Said()]
+    with judge_server(lambda n, body: script[n]) as server:
+        settings, found = config(server.url, retries=1), list[Judgement]()
+        for _ in range(4):
+            fresh = JudgementStore(Workspace.open(store.path.parents[1]), "0" * 32)
+            found += judge_answers(settings, "", ROWS[:1], fresh)
+    assert [j.state for j in found] == ["failed", "failed", "graded", "graded"] and len(server.asked) == 5
+    spent = [(j.input_tokens, j.output_tokens, j.unmetered) for j in found]
+    assert spent == [(100, 7, 0), (100, 7, 1), (200, 14, 1), (200, 14, 1)]
 
 
 def test_the_key_reaches_the_endpoint_and_nothing_else(

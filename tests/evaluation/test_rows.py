@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,6 +128,25 @@ def test_progress_counts_every_row_once_a_metric(model: LanguageModel, rows: Hel
         progress=lambda n: done.append(n),
     )
     assert sum(done) == 2 * len(rows) and len(done) > 4
+
+
+def test_what_counts_no_rows_gives_signs_of_life(model: LanguageModel, rows: HeldOut) -> None:
+    class Encoder:
+        truncated = 0
+
+        def embed(self, texts: Any, progress: Any = None, prefix: str = "") -> Any:
+            for _ in texts:
+                progress(1)
+            return np.ones((len(texts), 1), np.float32)
+
+    n, done = len(rows), list[int]()
+    how: dict[str, Any] = {"max_new_tokens": 1, "batch_tokens": 1, "progress": done.append}
+    score_rows(model, rows, TEMPLATE, [], answers=True, **how)
+    assert done == [0] * n
+    done.clear()
+    found = score_rows(model, rows, TEMPLATE, ["rouge", "similarity"], encoder=Encoder(), **how)
+    texts = len({*rows.responses, *(found.generated or ())})
+    assert done == [1] * n + [0] * n + [0] * texts + [n]
 
 
 def test_no_rows(model: LanguageModel) -> None:

@@ -6,13 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from finetune.small import ROWS, Trained, gap, job, rows_of, same, tuned
 
+from nncift_core.config import Config
 from nncift_core.errors import RunError, UserError
+from nncift_core.finetune import Diverged, training_devices
 from nncift_core.finetune.process import child_env, child_spec, fine_tune_apart, launcher
+from nncift_core.pipeline.inputs import check_devices
 
 
 def test_a_process_of_its_own_gives_the_same_adapter(trained: Trained, tmp_path: Path) -> None:
@@ -32,6 +36,12 @@ def test_its_user_errors_come_through(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="example 1000, pool row 0") as e:
         tuned(tmp_path / "a", rows=rows_of([("p", "")]), by=fine_tune_apart)
     assert e.value.what.startswith("1 of 1") and e.value.mend.startswith("Give these rows")
+
+
+def test_its_divergence_comes_through(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"learning_rate: .*not a finite number") as e:
+        tuned(tmp_path / "a", job(learning_rate=1e30), by=fine_tune_apart)
+    assert e.value.what == "the training loss"
 
 
 def test_its_death_is_told_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,19 +108,55 @@ def test_importing_the_package_imports_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("visible", "device", "expected"),
-    [("5,7,8", "cuda:1", "7,8"), ("5,7,8", "cuda:2", "8,5"), (None, "cuda:1", "1,2")],
+    ("visible", "devices", "expected"),
+    [
+        ("5,7,8", ("cuda:1", "cuda:2"), "7,8"),
+        ("5, 7,8", ("cuda:2", "cuda:0"), "8,5"),
+        (None, ("cuda:1", "cuda:3"), "1,3"),
+    ],
 )
-def test_several_gpus_are_those_from_its_own_on(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None, device: str, expected: str
+def test_several_gpus_are_seen_in_their_order(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, devices: tuple[str, ...], expected: str
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert child_env(device, 2)["CUDA_VISIBLE_DEVICES"] == expected
-    with pytest.raises(UserError, match="finetune.devices: 5 GPUs are wanted"):
-        child_env(device, 5)
+    assert child_env(*devices)["CUDA_VISIBLE_DEVICES"] == expected
+
+
+def on_gpus(slots: list[str] | str, **finetune: Any) -> Config:
+    """A config with slots on GPUs."""
+    found = job(**finetune)
+    return found.model_copy(update={"execution": found.execution.model_copy(update={"devices": slots})})
+
+
+@pytest.mark.parametrize(
+    ("slots", "device", "expected"),
+    [
+        ("auto", "auto", ["cuda:0", "cuda:1"]),
+        (["cuda:3", "cuda:3", "cpu", "cuda:1", "cuda:0"], "auto", ["cuda:3", "cuda:1"]),
+        (["cpu"], "cuda:2", ["cuda:2", "cuda:3"]),
+        (["cuda"], "cuda:3", ["cuda:3", "cuda:0"]),
+    ],
+)
+def test_several_gpus_are_the_first_slots_or_those_from_the_named_one_on(
+    monkeypatch: pytest.MonkeyPatch, slots: list[str] | str, device: str, expected: list[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    found = on_gpus(slots, devices=2, device=device)
+    assert training_devices(found) == expected
+    check_devices(found)
+
+
+@pytest.mark.parametrize(("slots", "device"), [(["cuda:1", "cuda:1"], "auto"), ("auto", "cpu")])
+def test_a_training_on_more_gpus_than_there_are_is_refused_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, slots: list[str] | str, device: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    with pytest.raises(UserError, match="finetune.devices: 2 GPUs are wanted") as e:
+        check_devices(on_gpus(slots, devices=2, device=device))
+    assert e.value.mend
+    check_devices(on_gpus(slots, device=device))
 
 
 def test_several_devices_are_started_by_torchs_launcher_and_must_be_gpus(tmp_path: Path) -> None:
@@ -136,5 +182,5 @@ def test_two_processes_train_the_adapter_that_one_does(trained: Trained, tmp_pat
 
 @pytest.mark.heavy
 def test_an_error_of_two_processes_comes_through(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="learning_rate"):
+    with pytest.raises(Diverged, match="learning_rate"):
         tuned(tmp_path / "a", job(devices=2, learning_rate=1e30), by=fine_tune_apart)

@@ -15,7 +15,7 @@ from finetune.small import PAIRS, ROWS, TINY, Trained, gap, job, rows_of, same, 
 
 from nncift_core.config import Config
 from nncift_core.errors import UserError
-from nncift_core.finetune import encode, fine_tune, load_fine_tuned, load_student
+from nncift_core.finetune import Diverged, encode, fine_tune, load_fine_tuned, load_student
 from nncift_core.finetune.loop import Place, train
 from nncift_core.finetune.methods import with_adapters
 from nncift_core.hashing import int63
@@ -182,7 +182,7 @@ def test_the_folder_must_be_there_and_empty(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_says_what_to_change(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"learning_rate: .*not a finite number"):
+    with pytest.raises(Diverged, match=r"learning_rate: .*not a finite number"):
         tuned(tmp_path / "a", job(learning_rate=1e30))
 
 

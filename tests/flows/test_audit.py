@@ -14,8 +14,9 @@ import pytest
 from conftest import Project
 
 from flows.audit import audit_values
+from flows.audit_failures import Failures
 from nncift_core.config import load_config
-from nncift_core.errors import UserError
+from nncift_core.errors import RunError, UserError
 from nncift_core.pipeline.attribution_plan import audit_plan
 from tasks.progress import reporter
 
@@ -105,6 +106,92 @@ def test_seeds_are_averaged_and_said_to_agree_or_not(make_project: Callable[[str
     assert lds["bm25, exact"] == lds["bm25"] and "random" in names
 
 
+CALL = "import sys; from flows.audit import audit_values; audit_values(*sys.argv[1:])"
+# The same, where the training of one subset diverges, or every method refuses its input.
+BROKEN = """
+import sys
+from flows import audit_stages
+from flows.audit import audit_values
+from nncift_core.errors import UserError
+from nncift_core.execution import work
+from nncift_core.finetune import Diverged
+
+train = work.train_cell
+
+def trained(problem, cell, *rest):
+    if cell.subset == "subset 1":
+        raise Diverged("the training loss")
+    return train(problem, cell, *rest)
+
+def refused(self):
+    raise UserError("the teacher cannot be used", field="language_model.model")
+
+if sys.argv[3] == "model":
+    work.train_cell = trained
+else:
+    audit_stages.MethodStages.value = refused
+try:
+    audit_values(*sys.argv[1:3])
+except Exception as e:
+    print(type(e).__name__, e)
+"""
+
+
+@pytest.mark.heavy
+def test_a_failed_model_lets_the_others_be_measured_and_published(
+    make_project: Callable[[str], Project],
+) -> None:
+    project = make_project("p")
+    job = configured(project, functions=["bm25"], values=["exact"], baselines=[], tests=["lds", "wrong"])
+
+    def called(code: str, *words: str) -> str:
+        command = [sys.executable, "-c", code, str(job), str(project.workspace), *words]
+        done = subprocess.run(
+            command, cwd=project.folder, env=project.env, capture_output=True, text=True, timeout=150
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "UserError field language_model.model: the teacher" in called(BROKEN, "method")
+    told = called(BROKEN, "model")
+    for words in ("RunError 1 parts", "not a finite number", "not measured: subset 1)", "complete them with"):
+        assert words in told, told
+    found = project.ask("SELECT metric, method FROM attribution WHERE target_task = 'all'")
+    assert {r["metric"] for r in found} == {"lds", "wrong auc"}
+    models = project.ask("SELECT subset FROM attribution_models")
+    assert {r["subset"] for r in models} == {"base", "subset 0", "subset 2", "subset 3"}
+    facts = {r["fact"]: r for r in project.ask("SELECT fact, value, text FROM facts")}
+    assert "not measured: subset 1" in facts["failed"]["text"]
+    # The planted pool is told apart from the pool itself.
+    counts = project.ask("SELECT role, count(*) AS n FROM examples GROUP BY role")
+    roles = {r["role"]: r["n"] for r in counts}
+    assert roles["pool"] == roles["planted"] == facts["pool_rows"]["value"]
+
+    called(CALL)
+    assert len(project.ask("SELECT subset FROM attribution_models")) == 5
+    assert not project.ask("SELECT text FROM facts WHERE fact = 'failed' AND text <> ''")
+
+
+def test_wrong_input_that_every_method_refuses_is_raised_as_it_is() -> None:
+    reporter.mode = "quiet"
+    found = Failures()
+    for name in ("one", "other"):
+        with found.noted(name, "the others go on"):
+            raise UserError("cannot be used", field="language_model.model")
+    found.check(works=True, anything=True)
+    with pytest.raises(UserError, match="language_model.model"):
+        found.check(works=False, anything=True)
+    with found.noted("third", "the others go on"):
+        raise RunError("out of memory")
+    found.check(works=False, anything=True)
+    with pytest.raises(RunError, match="every method failed: .*out of memory"):
+        found.check(works=False, anything=False)
+    with pytest.raises(UserError), found.noted("fine-tune", "", left=lambda: False):
+        raise UserError("no tokens")
+    found.unmeasured = [f"subset {k}" for k in range(30)]
+    assert found.told().endswith("subset 19 and 10 more") and "third: out of memory" in found.told()
+
+
 def test_a_plan_knows_the_number_of_models_before_anything_starts(offline_project: Project) -> None:
     job = configured(offline_project)
     found = audit_plan(load_config(job), offline_project.workspace)
@@ -161,7 +248,6 @@ def test_the_command_prints_a_table_of_80_columns_or_one_json_value(
     assert "audit.models" in refused.stderr
 
 
-CALL = "import sys; from flows.audit import audit_values; audit_values(*sys.argv[1:])"
 TRAINED, MEASURED = (
     "adapters/*/adapter_model.safetensors.manifest.json",
     "evaluations/*.parquet.manifest.json",

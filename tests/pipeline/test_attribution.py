@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import ORACLES, oracle_rows, write_jsonl
 
 from nncift_core.config import Config, parse_config
 from nncift_core.execution.job import Job
 from nncift_core.pipeline.attribution import (
+    about,
     audit_config,
     audit_key,
     bank,
@@ -22,16 +25,18 @@ from nncift_core.pipeline.attribution import (
     queries,
     query_tasks,
     removed_queries,
+    row_means,
     subsets_table,
     without_top,
 )
 from nncift_core.pipeline.attribution_data import Planted, draw_queries, plant
-from nncift_core.pipeline.attribution_losses import has_losses, measure_losses, read_losses
-from nncift_core.pipeline.attribution_measures import Subject, of_planted, random_values
-from nncift_core.pipeline.downstream import base_cell, cells
+from nncift_core.pipeline.attribution_losses import has_losses, loss_key, measure_losses, read_losses
+from nncift_core.pipeline.attribution_measures import Measures, Subject, of_planted, random_values
+from nncift_core.pipeline.downstream import Cell, base_cell, cells
 from nncift_core.pipeline.inputs import read_inputs
 from nncift_core.pipeline.problem import Problem, keys_of
 from nncift_core.store.datasets import Dataset, store_dataset
+from nncift_core.store.files import publish
 from nncift_core.store.workspace import Workspace
 
 
@@ -164,6 +169,50 @@ def test_the_identity_of_an_audit_holds_what_decides_its_numbers(folder: Path) -
     batches = config_of(folder).model_copy(update={"shards": config_of(folder).shards.model_copy(
         update={"rows": 7})})  # fmt: skip
     assert audit_key(batches, data) == key
+
+
+def test_what_is_told_of_a_training_is_what_bounds_it(folder: Path) -> None:
+    config = config_of(folder)
+    assert config.finetune is not None
+    by_epochs = config.finetune.model_copy(update={"epochs": 2})
+    by_tokens = config.finetune.model_copy(update={"tokens": 900})
+    told = [about(config.model_copy(update={"finetune": f})) for f in (by_epochs, by_tokens)]
+    assert [(t["epochs"], t["tokens"]) for t in told] == [(2, None), (1, 900)]
+
+
+def test_means_of_rows_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
+    whole = values.astype(np.float64).mean(axis=1)
+    assert np.array_equal(row_means(values), whole)
+    monkeypatch.setattr("nncift_core.pipeline.attribution._FLOATS", 20)
+    assert np.array_equal(row_means(values), whole) and len(row_means(values[:0])) == 0
+
+
+def test_sets_without_losses_are_left_out_and_the_others_measured(folder: Path) -> None:
+    problem = problem_of(folder, models=3, tests=["lds"])
+    sets = bank(problem)
+    found = cells(problem, subsets_table(problem, "r", sets))
+    values = random_values(problem.pool.contents, queries(problem), 0)
+    method = Subject("m", "f", "exact", False)
+    for cell in found[:2]:
+        write_losses(problem, cell)
+    measured = Measures(problem, found[:2], sets[:2])
+    lds = measured.of_bank(method, values)
+    assert lds and all(-1 <= r["value"] <= 1 for r in lds)
+    one = Measures(problem, found[:1], sets[:1])
+    assert one.of_bank(method, values) == [] and one.agreement() is None
+
+
+def write_losses(problem: Problem, cell: Cell) -> None:
+    """Losses of a model that was never trained."""
+    contents = np.sort(queries(problem))
+    rng = np.random.default_rng(len(cell.subset) + cell.rows.sum())
+    table = pa.table({"content_id": contents, "loss": rng.random(len(contents))})
+    key = loss_key(problem, cell)
+    publish(
+        problem.ws.root, problem.ws.evaluation_file(key), lambda part: pq.write_table(table, part),
+        kind="evaluation-scores", key=key, rows=len(table), producer="test",
+    )  # fmt: skip
 
 
 def test_planted_rows_are_judged_by_mean_value_and_copies_by_their_own_query() -> None:

@@ -50,13 +50,15 @@ from nncift_core.store.workspace import Workspace
 TEST = 6
 
 
-def made(folder: Path, **evaluation: Any) -> Problem:
-    """A stored job with the oracle's rows and six held-out ones of two tasks, the last twice."""
+def made(folder: Path, *more: dict[str, Any], **evaluation: Any) -> Problem:
+    """A stored job with the oracle's rows, `more` in the pool, and six held-out ones of two tasks, the last
+    twice."""
     held = [
         {**r, "prompt": r["prompt"] + " Please.", "task": "odd" if k % 2 else "even"}
         for k, r in enumerate(oracle_rows("target")[:TEST])
     ]
-    write_jsonl(folder / "pool.jsonl", oracle_rows("pool"))
+    folder.mkdir(exist_ok=True)
+    write_jsonl(folder / "pool.jsonl", [*oracle_rows("pool"), *more])
     write_jsonl(folder / "target.jsonl", oracle_rows("target"))
     write_jsonl(folder / "held_out.jsonl", [*held, held[-1]])
     config = parse_config(
@@ -224,6 +226,42 @@ def test_failed_grades_are_nan_counted_and_asked_for_in_the_next_run(tmp_path: P
     assert judge_facts(problem, again.paths)["judge_failed"] == 0
 
 
+def test_tokens_of_failed_grades_stay_in_the_cost_of_the_next_run(tmp_path: Path) -> None:
+    broken = [True]
+
+    def answer(number: int, body: dict[str, Any]) -> Said:
+        if not broken:
+            return Said("[RESULT] 5")
+        return Said(status=401) if number % 2 else Said("hm")
+
+    with judge_server(answer) as server:
+        settings = judged(server, retries=1, concurrency=1, price_per_million_input=2.0)
+        problem = made(tmp_path, metrics=["judge"], judge=settings)
+        trial = Trial(base_cell(problem.config), "base")
+        found = [judge_facts(problem, run(problem, trial).paths) for _ in range(2)]
+        broken.clear()
+        found.append(judge_facts(problem, run(problem, trial).paths))
+    asked = [TEST, 2 * TEST, 3 * TEST]
+    assert [f["judge_failed"] for f in found] == [TEST, TEST, 0]
+    assert [f["judge_input_tokens"] for f in found] == [100 * n for n in asked]
+    assert [f["judge_cost"] for f in found] == pytest.approx([0.0002 * n for n in asked])
+
+
+def test_a_temperature_that_the_judge_refuses_is_a_fact_and_old_files_say_nothing_of_it(
+    tmp_path: Path,
+) -> None:
+    refusal = Said(status=400, body=b'{"error": {"param": "temperature", "code": "unsupported_value"}}')
+    with judge_server(lambda n, body: refusal if "temperature" in body else Said()) as server:
+        problem = made(tmp_path, metrics=["judge"], judge=judged(server))
+        path = run(problem, Trial(base_cell(problem.config), "base")).paths[1]
+    facts = judge_facts(problem, [path])
+    assert facts["judge_own_temperature"] == facts["judge_answers"] == TEST
+    table = pq.read_table(problem.ws.root / path).drop_columns("judgement_own_temperature")
+    pq.write_table(table, problem.ws.root / path)
+    del facts["judge_own_temperature"]
+    assert judge_facts(problem, [path]) == facts
+
+
 def test_some_grades_missing_leave_the_other_rows_compared(tmp_path: Path) -> None:
     problem = made(tmp_path, metrics=["loss"])
     values = np.array([1.0, 2, 3, 4, 5, 6, 6])
@@ -296,6 +334,59 @@ def test_examples_are_nearest_to_the_prompt_alone(
     assert manifest.parents[0] == f"model:{student_key(problem.config)}"
     base = run(problem, Trial(base_cell(problem.config), "base"))
     assert np.all(base.values["loss"] != found.values["loss"])
+
+
+def test_no_example_shows_the_answer_of_the_held_out_row(tmp_path: Path, encoder: Encoder) -> None:
+    held = oracle_rows("target")[0]
+    same = [
+        {"prompt": f"{held['prompt']} Please.", "response": held["response"]},
+        {"prompt": f"  {held['prompt']}\n Please.", "response": "another answer"},
+    ]
+    plain, leaky = made(tmp_path / "plain"), made(tmp_path / "leaky", *same)
+    n = len(plain.pool.content_ids)
+    assert np.array_equal(leaky.pool.content_ids[:n], plain.pool.content_ids)
+    section = {"modes": ["icl"], "icl_examples": 3, "metrics": ["loss"]}
+    losses, counts = [], []
+    for problem, rows in ((plain, range(4)), (leaky, [*range(4), n, n + 1]), (leaky, [n, n + 1])):
+        found = run(asking(problem, **section), Trial(cell("any", 0, *rows), "icl"), encoder)
+        losses.append(found.values["loss"])
+        manifest = read_manifest(problem.ws.root / found.paths[0])
+        assert manifest is not None
+        counts.append([manifest.meta[f"icl_rows_{name}"] for name in ("shown_themselves", "bare")])
+    first = int(np.flatnonzero(HeldOutRows.of(plain).example_ids == HeldOutRows.of(leaky).example_ids[0])[0])
+    assert losses[1][first] == pytest.approx(losses[0][first], abs=1e-6)
+    assert counts == [[0, 0], [2, 0], [2, 1]]
+    base = run(asking(leaky, metrics=["loss"]), Trial(base_cell(leaky.config), "base")).values["loss"]
+    assert (np.abs(losses[2] - base) < 1e-6).tolist() == [k == first for k in range(TEST + 1)]
+
+
+def test_vectors_of_examples_are_written_piece_by_piece_with_signs_of_life(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "PIECE", 4)
+    problem = made(tmp_path, modes=["icl"], metrics=["loss"])
+    trial, done = Trial(cell("selected", 0, *range(10)), "icl"), list[int]()
+    real, broken = encoder.embed, [True]
+
+    def embed(texts: Any, progress: Any = None, prefix: str = "") -> Any:
+        assert len(texts) <= 4
+        if broken and len(texts) < 4:
+            raise RuntimeError("killed")
+        return real(texts, progress, prefix)
+
+    monkeypatch.setattr(encoder, "embed", embed)
+    with pytest.raises(RuntimeError, match="killed"):
+        evaluate_trial(problem, trial, "cpu", encoder, done.append)
+    assert done and set(done) == {0}
+    contents = np.unique(problem.pool.content_ids[:10])
+    store = problem.vectors("row")
+    store.refresh()
+    assert len(store.missing(contents)) == len(contents) - 8
+    broken.clear()
+    done.clear()
+    assert evaluate_trial(problem, trial, "cpu", encoder, done.append) == TEST == sum(done)
+    # Three pieces more, the cosines, the prompts.
+    assert done[:5] == [0] * 5
 
 
 def test_without_its_encoder_nothing_is_asked(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from nncift_core.errors import IntegrityError, UserError
 from nncift_core.store.collection import collect, plan_collection
+from nncift_core.store.collection.keep import PATIENCE
 from nncift_core.store.designs import find, note_design
 from nncift_core.store.files import is_intact, publish, read_manifest, void, write_json
 from nncift_core.store.query import rows
@@ -436,6 +437,18 @@ def test_leftovers_go_when_they_are_old(ws: Workspace) -> None:
     old(ws)
     assert {r.artifact for r in gc(ws).removals} == {ws.relative(p) for p in (*left, orphan)}
     assert not any(p.exists() for p in (*left, orphan))
+
+
+def test_a_killed_training_waits_as_long_as_a_broken_off_run(ws: Workspace) -> None:
+    gc(ws)
+    state = ws.training_dir("f" * 64) / "state.safetensors"
+    state.parent.mkdir()
+    state.write_text("weights")
+    old(ws)
+    assert gc(ws).empty and state.exists(), "hours of training"
+    month = time.time() - PATIENCE.total_seconds() - 60
+    os.utime(state, (month, month))
+    assert [r.artifact for r in gc(ws).removals] == [ws.relative(state)] and not state.exists()
 
 
 def test_cached_answers_about_nothing_go_after_a_month(ws: Workspace) -> None:

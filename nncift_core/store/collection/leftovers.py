@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nncift_core.store.collection.keep import PATIENCE
 from nncift_core.store.files import MANIFEST_SUFFIX, Manifest
 from nncift_core.store.workspace import Workspace
 
@@ -54,7 +55,9 @@ def find_leftovers(ws: Workspace, manifests: dict[str, Manifest], broken: list[s
             manifest = (ws.root / artifact).with_name(Path(artifact).name + MANIFEST_SUFFIX)
             yield from _old(ws, manifest, "has no payload", HOUR)
     for path in sorted((ws.root / "tmp").glob("**/*")):
-        yield from _old(ws, path, "scratch", HOUR)
+        # How far a killed training is: worth hours, and of a run that may still be completed.
+        training = path.relative_to(ws.root / "tmp").parts[0].startswith("training-")
+        yield from _old(ws, path, "scratch", PATIENCE.total_seconds() if training else HOUR)
     for path in sorted(ws.prefect_dir.glob("**/*")):
         yield from _old(ws, path, "cached answer about files that are gone", CACHED, _points_at_nothing(ws))
 
