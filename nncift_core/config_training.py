@@ -29,7 +29,8 @@ class FinetuneConfig(Section):
     a step one behind the other in it, not padded (both change memory only). learning_rate: peak,
     reached after the share `warmup` of the steps, then falling linearly to 0. rank, alpha, dropout,
     targets: the adapters, on all linear layers by default. checkpoint_minutes: how often a training notes
-    how far it is, to go on from there after a kill (0: never); devices: GPUs of one training.
+    how far it is, to go on from there after a kill (0: never); devices: GPUs of one training
+    (the first so many of `execution.devices`; with more than one, models are trained one at a time).
     """
 
     method: Literal["lora", "qlora", "full"] = "lora"

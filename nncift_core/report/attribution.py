@@ -68,7 +68,7 @@ def _doubts(facts: Data) -> list[Sentence]:
         found.append(say("{} queries stand in the pool already and were not copied into it.", n))
     failed = facts.where("fact", "failed")
     if failed.first.get("text"):
-        found.append(say("Some methods failed: {}.", value(failed, "text", "long")))
+        found.append(say("Some parts failed: {}.", value(failed, "text", "long")))
     return found
 
 
