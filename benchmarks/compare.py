@@ -10,29 +10,16 @@ Run: python benchmarks/compare.py ../shared/data [--rows N] [--workspace DIR]
 from __future__ import annotations
 
 import argparse
-import os
-import socket
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from alone import settle
 from machine import machine
 
 TARGETS = ("gsm8k", "t0_extractive_qa", "code")
 ROWS, TARGET_ROWS, TEST_ROWS = 1_000, 30, 60
-
-
-def settle(home: Path) -> None:
-    """A Prefect home and port of our own, before Prefect is imported."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    for name in [n for n in os.environ if n.startswith(("PREFECT_", "NNCIFT_"))]:
-        del os.environ[name]
-    os.environ |= {"PREFECT_HOME": str(home), "NNCIFT_SERVER_PORT": str(port), "DO_NOT_TRACK": "1",
-                   "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-                   "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}  # fmt: skip
 
 
 def job(data: Path, rows: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -20,27 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from alone import settle
 from machine import machine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 SHARE = 0.02
 GROUP = 20
-
-
-def settle(home: Path) -> None:
-    """A Prefect home and port of our own, before Prefect is imported."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    for name in [n for n in os.environ if n.startswith(("PREFECT_", "NNCIFT_"))]:
-        del os.environ[name]
-    os.environ |= {
-        "PREFECT_HOME": str(home),
-        "NNCIFT_SERVER_PORT": str(port),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "ERROR",
-        "DO_NOT_TRACK": "1",
-    }
 
 
 def seconds(call: Callable[[], object]) -> float:

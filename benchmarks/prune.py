@@ -11,7 +11,6 @@ Run: python benchmarks/prune.py ../shared/data [PART ...]
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alone import settle
 from machine import machine
 
 PARTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -47,20 +47,6 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }  # fmt: skip
-
-
-def settle(home: Path) -> None:
-    """A Prefect home and port of our own, before Prefect is imported."""
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    for name in [n for n in os.environ if n.startswith(("PREFECT_", "NNCIFT_"))]:
-        del os.environ[name]
-    os.environ |= {"PREFECT_HOME": str(home), "NNCIFT_SERVER_PORT": str(port), "DO_NOT_TRACK": "1",
-                   "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-                   "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}  # fmt: skip
 
 
 def config_of(part: str, data: Path) -> dict[str, Any]:

@@ -21,9 +21,8 @@ from nncift_core.pipeline.attribution import (
     training_seeds,
 )
 from nncift_core.pipeline.downstream import check_student, is_trained
-from nncift_core.pipeline.inputs import Input, check_devices, check_teacher, read_inputs
-from nncift_core.pipeline.methods import method_config
-from nncift_core.pipeline.problem import keys_of
+from nncift_core.pipeline.inputs import Input, check_devices, read_inputs
+from nncift_core.pipeline.methods import check_methods
 from nncift_core.store.datasets import identify
 from nncift_core.store.runs import read_costs
 from nncift_core.store.workspace import Workspace
@@ -38,10 +37,7 @@ def check_audit(config: Config, workspace: str | Path, *, fetch: bool) -> list[I
     inputs = read_inputs(config)
     check_devices(config)
     Workspace.check_usable(workspace)
-    for method in audit_methods(config):
-        own = method_config(config, method)
-        keys_of(own)
-        check_teacher(own, fetch=fetch)
+    check_methods(config, audit_methods(config), fetch=fetch)
     check_student(config, fetch=fetch)
     queries = len(_contents(inputs, "target"))
     check_sizes(config, len(_contents(inputs, "pool")), min(queries, config.audit.queries or queries))

@@ -7,6 +7,7 @@ from typing import Any
 
 from nncift_core.datasets.labelled import unlabelled_note
 from nncift_core.hashing import digest
+from nncift_core.pipeline.result import record_without_matrix
 from nncift_core.pruning.embed import plan_texts
 from nncift_core.pruning.outcome import overlap_facts, training_facts
 from nncift_core.pruning.problem import PruneProblem
@@ -86,16 +87,4 @@ def result_record(
     problem: PruneProblem, run_id: str, tables: dict[str, str], facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything `store.views` needs to answer for this run, which has no matrix of influence."""
-    matrix: dict[str, Any] = {"function": "prune", "exact": [], "estimates": [], "members": None}
-    datasets = [
-        {**d.ref.model_dump(mode="json"), "blocks": [problem.ws.relative(b) for b in d.blocks]}
-        for d in problem.datasets
-    ]
-    return {
-        "run_id": run_id,
-        "kind": "prune",
-        "datasets": datasets,
-        "matrix": {**matrix, "estimator": None, "keys": {}},
-        "tables": tables,
-        "facts": facts,
-    }
+    return record_without_matrix(problem.ws, problem.datasets, run_id, "prune", tables, facts)
