@@ -1,7 +1,7 @@
 """Do values of LESS and DELIFT, exact and estimated, say what training does? Beside cheap baselines.
 
-Run: python benchmarks/audit.py ../shared/data [MODELS] [ROWS]   (needs the data files named below; a Prefect
-server is started and left as the command leaves it; tens of minutes with the defaults on 2 cores)
+Run: python benchmarks/audit.py ../shared/data [MODELS] [ROWS]   (needs the data files named below; tens of
+minutes with the defaults on 2 cores)
 """
 
 from __future__ import annotations
@@ -15,16 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from alone import settle
 from machine import machine
-
-from flows.cli_running import quieten
-
-# Before Prefect is imported: its log lines would stand between the figures.
-quieten()
-
-from flows.audit import AuditResult, audit_values  # noqa: E402
-from flows.audit_summary import show_audit  # noqa: E402
-from tasks.progress import reporter  # noqa: E402
 
 ROWS, QUERIES, MODELS, SEED = 300, 24, 40, 0
 # Short rows: forty models of half the pool are trained.
@@ -63,7 +55,7 @@ def config_of(data: Path, folder: Path, models: int, rows: int) -> dict[str, Any
     }  # fmt: skip
 
 
-def told(result: AuditResult, seconds: float) -> None:
+def told(result: Any, seconds: float) -> None:
     """The stages' costs, and seconds of one model."""
     print(f"{seconds:,.0f} s in all")
     for cost in result.costs:
@@ -76,19 +68,34 @@ def told(result: AuditResult, seconds: float) -> None:
 
 def main(data: Path, models: int, rows: int) -> None:
     print(f"{machine()}; {rows} pool rows, {QUERIES} queries, {models} subset models")
-    reporter.mode = "quiet"
     with tempfile.TemporaryDirectory() as folder:
-        config = config_of(data, Path(folder), models, rows)
-        start = time.perf_counter()
-        result = audit_values(config, Path(folder) / "ws")
-        told(result, time.perf_counter() - start)
-        show_audit(result)
-        # A method more costs its values alone.
-        config["audit"] |= {"functions": ["less", "delift", "delift-se"], "tests": ["lds"]}
-        start = time.perf_counter()
-        more = audit_values(config, Path(folder) / "ws")
-        trained = sum(c["computed"] for c in more.costs if c["stage"] == "fine-tune")
-        print(f"another function: {time.perf_counter() - start:,.0f} s, {trained:,} training rows")
+        settle(Path(folder) / "prefect")
+        from flows.server import stop
+
+        try:
+            audited(data, Path(folder), models, rows)
+        finally:
+            stop()
+
+
+def audited(data: Path, folder: Path, models: int, rows: int) -> None:
+    """The audit and its tables, then what another function costs beside it."""
+    from flows.audit import audit_values
+    from flows.audit_summary import show_audit
+    from tasks.progress import reporter
+
+    reporter.mode = "quiet"
+    config = config_of(data, folder, models, rows)
+    start = time.perf_counter()
+    result = audit_values(config, folder / "ws")
+    told(result, time.perf_counter() - start)
+    show_audit(result)
+    # A method more costs its values alone.
+    config["audit"] |= {"functions": ["less", "delift", "delift-se"], "tests": ["lds"]}
+    start = time.perf_counter()
+    more = audit_values(config, folder / "ws")
+    trained = sum(c["computed"] for c in more.costs if c["stage"] == "fine-tune")
+    print(f"another function: {time.perf_counter() - start:,.0f} s, {trained:,} training rows")
 
 
 if __name__ == "__main__":
