@@ -55,5 +55,5 @@ def _plan(config: Path, workspace: Path, json_: bool) -> None:
         print_json(found)
         return
     for name, value in found.items():
-        shown = f"{value:>14,}" if isinstance(value, int) else f"{', '.join(value)}"
+        shown = f"{value:>14,}" if isinstance(value, int) else f"{'; '.join(value)}"
         print(f"{name.replace('_', ' '):<18}{shown}")

@@ -39,7 +39,13 @@ def explain(ws: Workspace, asked: str, run: str | None = None) -> dict[str, Any]
     Raises UserError for what names no row of the run or several, and for no finished run, or several.
     """
     found = resolve_runs(ws, run, kinds=(None, "prune"))
-    if len(found) != 1:
+    if not found:
+        raise UserError(
+            "no finished valuation or prune run here" if run is None else f"run {run} has no result",
+            field="--run",
+            mend="Let one finish first, or name one of the view runs.",
+        )
+    if len(found) > 1:
         raise UserError(
             f"{len(found)} finished runs are meant", field="--run", mend="Name one run of the view runs."
         )
