@@ -161,17 +161,17 @@ def test_a_method_that_fails_leaves_the_table_of_the_others(
     ],
 )
 def test_what_cannot_be_compared_is_told_before_anything_starts(
-    make_project: Callable[[str], Project], sections: dict[str, Any], said: str
+    offline_project: Project, sections: dict[str, Any], said: str
 ) -> None:
-    project = make_project("wrong")
+    project = offline_project
     job = project.configure(**sections)
     with pytest.raises(UserError, match=said):
         compare_methods(job, project.workspace)
     assert not project.workspace.exists()
 
 
-def test_a_plan_counts_the_work_and_starts_nothing(make_project: Callable[[str], Project]) -> None:
-    project = make_project("planned")
+def test_a_plan_counts_the_work_and_starts_nothing(offline_project: Project) -> None:
+    project = offline_project
     with_held_out(project)
     done = project.call("compare", "job.toml", "--plan", "--json", "--workspace", str(project.workspace))
     found = json.loads(done.stdout)
