@@ -235,7 +235,7 @@ def test_no_rivals_still_shows_the_scores(make_project: Callable[[str], Project]
         evaluation={"subsets": [], "seeds": 1, "metrics": ["loss"]},
     )
     done = project.call("run", "job.toml", "--workspace", str(project.workspace))
-    assert "asked 8 held-out rows" in done.stdout and "no rival was asked for" in done.stdout
+    assert "Asked 8 held-out rows" in done.stdout and "no rival was asked for" in done.stdout
     assert "8 held-out rows repeat another one" in done.stdout
     sizes = project.ask("SELECT task, n_rows FROM evaluation ORDER BY task")
     assert sizes == [
