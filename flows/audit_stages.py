@@ -37,6 +37,7 @@ from nncift_core.pipeline.attribution_measures import (
     Measures,
     dense_values,
     first_targets,
+    loss_facts,
     model_rows,
     of_planted,
     random_values,
@@ -239,20 +240,12 @@ class Audit(Stages):
         }  # fmt: skip
 
     def _facts(self, models: Rows, lost: tuple[str, ...], planted: Planted | None) -> dict[str, Any]:
-        by_kind = {kind: [m for m in models if m["kind"] == kind] for kind in ("base", "subset")}
-        losses = {kind: [m["loss"] for m in some] for kind, some in by_kind.items()}
-        mean = {kind: float(np.mean(some)) if some else None for kind, some in losses.items()}
-        spread = losses["subset"]
         return {
             "pool_rows": len(self.problem.pool.example_ids),
             "queries": len(queries(self.problem)),
-            "models": len({m["key"] for m in models if m["kind"] != "base"}),
-            "subset_models": len(by_kind["subset"]),
+            **loss_facts(models),
             **about(self.config),
             "default_finetune": self.default_finetune,
-            "loss_untrained": mean["base"],
-            "loss_trained": mean["subset"],
-            "loss_spread": float(np.std(spread, ddof=1)) if len(spread) > 1 else None,
             "seed_agreement": self.agreement,
             "planted_wrong": len(planted.wrong) if planted else 0,
             "planted_copies": len(planted.copies) if planted else 0,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -26,7 +24,7 @@ from nncift_core.pipeline.compare import (
     selections_table,
     summary_rows,
 )
-from nncift_core.pipeline.compare_costs import break_even, cost_rows, method_seconds, same_prices
+from nncift_core.pipeline.compare_costs import cost_rows, method_rows, same_prices
 from nncift_core.pipeline.downstream import cells, is_trained
 from nncift_core.pipeline.evaluate import (
     Scored,
@@ -155,7 +153,7 @@ class Compare(Stages):
             "evaluation_rows": evaluation_rows_table(self.problem, self.run_id, scored),
             "comparison": against_rows(self.problem, self.run_id, scored, self.methods),
             "method_costs": [{"run_id": self.run_id, **row} for row in costs],
-            "methods": self._methods(costs),
+            "methods": [{"run_id": self.run_id, **row} for row in self._methods(costs)],
         }
         paths = tuple(dict.fromkeys(p for s in scored for p in s.paths))
         tables = {"subsets": subsets, "method_selection": self._selections(list(selections.values()))}
@@ -183,22 +181,8 @@ class Compare(Stages):
         )
 
     def _methods(self, costs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows of view `methods`; of those that failed, only why."""
-        rows = []
         pool = len(self.problem.pool.content_ids)
-        by_name = {row["method"]: row for row in self.about}
-        for m in self.methods:
-            row = by_name.get(m.name) or {"method": m.name, "function": m.function, "origin": m.values}
-            exact, failed = replace(m, values="exact"), self.failed.get(m.name)
-            both = m.values == "estimated" and exact in self.methods and not self.failed.get(exact.name)
-            even = break_even(costs, exact.name, m.name, pool) if both and not failed else None
-            rows.append({
-                "run_id": self.run_id, **dict.fromkeys(_METHOD), **row, "rival": bool(m.rival),
-                "seconds": None if failed else method_seconds(costs, m.name), "failed": failed,
-                "break_even_rows": None if even is None or math.isinf(even) else even,
-                "never_pays": even is not None and math.isinf(even),
-            })  # fmt: skip
-        return rows
+        return method_rows(self.methods, self.about, costs, self.failed, pool)
 
     def _facts(self, scored: list[Scored], paths: tuple[str, ...]) -> dict[str, Any]:
         pool = len(self.problem.pool.content_ids)
@@ -231,9 +215,3 @@ class Compare(Stages):
                 key=f"compare-{self.run_id}",
                 description="Models of every method and rival on held-out rows; gain: over random rows",
             )
-
-
-_METHOD = (
-    "teacher", "rule", "pairs", "exact_pairs", "predictor", "verdict", "reason", "budget", "objective",
-    "positive_gain", "tied_steps",
-)  # fmt: skip

@@ -14,8 +14,7 @@ Baseline = Literal["bm25", "similarity", "length", "random"]
 Test = Literal["lds", "qld", "top-k", "duplicates", "wrong"]
 BASELINES: tuple[Baseline, ...] = ("bm25", "similarity", "length", "random")
 TESTS: tuple[Test, ...] = ("lds", "qld", "top-k", "duplicates", "wrong")
-# Tests that models are trained for without some rows, and those on a pool with planted rows.
-REMOVING: frozenset[str] = frozenset({"qld", "top-k"})
+# Tests on a pool with planted rows, for which nothing is trained.
 PLANTING: frozenset[str] = frozenset({"duplicates", "wrong"})
 Share = Annotated[float, Field(gt=0, lt=1)]
 

@@ -188,6 +188,24 @@ def of_planted(subject: Subject, values: Float32, contents: Int64, wanted: Int64
     return found
 
 
+def loss_facts(models: Rows) -> dict[str, Any]:
+    """Of rows of `attribution_models`: how many models, and losses in nats a token.
+
+    Means of the untrained model and of those on random subsets, and the standard deviation of the latter;
+    None where there is none.
+    """
+    losses = {kind: [m["loss"] for m in models if m["kind"] == kind] for kind in ("base", "subset")}
+    mean = {kind: float(np.mean(some)) if some else None for kind, some in losses.items()}
+    spread = losses["subset"]
+    return {
+        "models": len({m["key"] for m in models if m["kind"] != "base"}),
+        "subset_models": len(spread),
+        "loss_untrained": mean["base"],
+        "loss_trained": mean["subset"],
+        "loss_spread": float(np.std(spread, ddof=1)) if len(spread) > 1 else None,
+    }
+
+
 def model_rows(
     problem: Problem, found: Sequence[Cell], sets: Sequence[Trained], tables: Mapping[str, int]
 ) -> tuple[Rows, Rows]:

@@ -99,7 +99,7 @@ def _contents(inputs: Sequence[Input], role: str) -> set[int]:
 
 def _seconds(ws: Workspace, rows: int) -> float | None:
     """Seconds of training on so many rows, as fast as the trainings that this workspace has recorded."""
-    if not (ws.root / "runs").is_dir():
+    if not ws.exists():
         return None
     done = [c for c in read_costs(ws) if c["stage"] == "fine-tune" and c["computed"]]
     trained = sum(c["computed"] for c in done)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from nncift_core.hashing import hash_rank
 from nncift_core.influence.contract import Float32, InfluenceFunction
-from nncift_core.pipeline.matrix import open_matrix
+from nncift_core.pipeline.matrix import open_matrix, scaled_tiles
 from nncift_core.pipeline.overview import Overview, OverviewCollector
 from nncift_core.pipeline.problem import Problem
 from nncift_core.selection import RULES, NonNegative, Selection
@@ -213,17 +213,7 @@ def _similarity(c: _Collector, scaling: NonNegative) -> npt.NDArray[Any] | TileR
             part = c.candidates[start : start + 4096]
             scaling.apply(part, part)
         return c.candidates.T
-    contents = c.problem.pool.content_ids
-
-    def tile(candidates: Int64, represented: Int64) -> Float32:
-        rows, at = np.unique(contents[candidates], return_inverse=True)
-        values = c.reader.block(rows).values[:, c.columns[represented]]
-        # Another batch rounds otherwise: a value may lie a last bit beyond the extremes.
-        np.clip(values, scaling.minimum, scaling.maximum, out=values)
-        out: Float32 = scaling.apply(values)[at]
-        return out
-
-    return TileRows(tile, (len(contents), len(c.columns)))
+    return scaled_tiles(c.reader, c.problem.pool.content_ids, c.columns, scaling)
 
 
 def selection_table(run_id: str, choice: Choice, pool: Dataset) -> pa.Table:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nncift_core.pipeline.methods import Method
@@ -145,3 +146,35 @@ def grouped(rows: Sequence[dict[str, Any]], name: str) -> dict[str, float | None
         if mine:
             found[group] = None if None in mine else math.fsum(mine)
     return found
+
+
+def method_rows(
+    methods: Sequence[Method],
+    about: Sequence[dict[str, Any]],
+    costs: Sequence[dict[str, Any]],
+    failed: Mapping[str, str],
+    pool_rows: int,
+) -> list[dict[str, Any]]:
+    """Rows of view `methods`, without run_id: how each got its values, what it cost; of a failed one, why.
+
+    about: what is known of the methods that worked, by column; costs: as `cost_rows` gives them.
+    """
+    known, rows = {row["method"]: row for row in about}, []
+    for m in methods:
+        row = known.get(m.name) or {"method": m.name, "function": m.function, "origin": m.values}
+        exact, why = replace(m, values="exact"), failed.get(m.name)
+        both = m.values == "estimated" and exact in methods and exact.name not in failed
+        even = break_even(costs, exact.name, m.name, pool_rows) if both and not why else None
+        never = even is not None and math.isinf(even)
+        rows.append({
+            **dict.fromkeys(_METHOD), **row, "rival": bool(m.rival), "failed": why,
+            "seconds": None if why else method_seconds(costs, m.name),
+            "break_even_rows": None if never else even, "never_pays": never,
+        })  # fmt: skip
+    return rows
+
+
+_METHOD = (
+    "teacher", "rule", "pairs", "exact_pairs", "predictor", "verdict", "reason", "budget", "objective",
+    "positive_gain", "tied_steps",
+)  # fmt: skip

@@ -162,6 +162,10 @@ def alike(ours: Sequence[Scored], theirs: Sequence[Scored], mode: str) -> tuple[
 
 
 def stacked(scored: Sequence[Scored], metric: str, here: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """A metric's values [S, n] of S trials on the held-out rows that `here` marks; NaN where one has none.
+
+    Raises KeyError where a trial was not asked for the metric.
+    """
     return np.stack([s.values[metric][here] for s in scored])
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from nncift_core.errors import UserError
 from nncift_core.pipeline.choose import selected_rows
-from nncift_core.pipeline.matrix import open_matrix
+from nncift_core.pipeline.matrix import open_matrix, scaled_tiles
 from nncift_core.pipeline.problem import Problem
 from nncift_core.pipeline.recompute import problem_of
 from nncift_core.selection import RULES, NonNegative, TileRows
@@ -113,19 +113,9 @@ def coverage(stored: Stored, rows: Int64 | None = None, targets: Int64 | None = 
 
 
 def _similarity(stored: Stored, contents: Int64, targets: Int64) -> TileRows:
-    """Scaled influence [contents, targets], read when it is asked for."""
-    scaling, columns = stored.scaling, stored.problem.column_of_target[targets]
-    reader = open_matrix(stored.problem, stored.ref)
-
-    def tile(candidates: Int64, represented: Int64) -> Float32:
-        distinct, at = np.unique(contents[candidates], return_inverse=True)
-        values = reader.block(distinct).values[:, columns[represented]]
-        # A value may lie a last bit beyond the extremes, or be exact now and have been estimated then.
-        np.clip(values, scaling.minimum, scaling.maximum, out=values)
-        out: Float32 = scaling.apply(values)[at]
-        return out
-
-    return TileRows(tile, (len(contents), len(columns)))
+    """Scaled influence of `contents` on target rows, read when it is asked for."""
+    reader, columns = open_matrix(stored.problem, stored.ref), stored.problem.column_of_target[targets]
+    return scaled_tiles(reader, contents, columns, stored.scaling)
 
 
 def objective_of(stored: Stored, rows: Int64, targets: Int64 | None = None) -> float:

@@ -12,6 +12,8 @@ from nncift_core.pipeline.estimate import load_estimator, read_by
 from nncift_core.pipeline.estimator_features import MatrixFeatures
 from nncift_core.pipeline.exact import ExactPlan, plan_exact
 from nncift_core.pipeline.problem import Problem
+from nncift_core.selection import NonNegative
+from nncift_core.selection.kernels import TileRows
 from nncift_core.store.matrix import MatrixReader
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.segments import SegmentStore
@@ -62,6 +64,22 @@ class OwnValues:
         self.store.fill(row_ids, column_ids, found)
         here = self.coverage(row_ids, column_ids)
         out[here] = found[here]
+
+
+def scaled_tiles(reader: MatrixReader, contents: Int64, columns: Int64, scaling: NonNegative) -> TileRows:
+    """Influence >= 0 [M, N] of candidates with `contents` [M] on `columns` [N] of the matrix, made when it is
+    read; nothing is held in memory."""
+
+    def tile(candidates: Int64, represented: Int64) -> Float32:
+        rows, at = np.unique(contents[candidates], return_inverse=True)
+        values = reader.block(rows).values[:, columns[represented]]
+        # Another batch rounds otherwise, so a value may lie a last bit beyond the extremes; and one that was
+        # estimated when these were found may be exact by now.
+        np.clip(values, scaling.minimum, scaling.maximum, out=values)
+        out: Float32 = scaling.apply(values)[at]
+        return out
+
+    return TileRows(tile, (len(contents), len(columns)))
 
 
 def open_matrix(

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nncift_core.config_prune import TrainingConfig
-from nncift_core.hashing import digest
 
 # Settings that change what is kept of a training, but not the model.
 LOOKS = frozenset({"checkpoints", "log_every", "log_epochs", "keep_logits"})
@@ -39,8 +38,3 @@ def read_settings(training: TrainingConfig, *, looks: bool) -> dict[str, Any]:
     unread |= _HIDDEN if training.head == "linear" else frozenset()
     unread |= frozenset() if looks else LOOKS
     return training.model_dump(mode="json", exclude=set(unread))
-
-
-def rows_digest(content_ids: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> str:
-    """Identity of rows [n] with their labels [n], in their order."""
-    return digest([array_digest(content_ids), array_digest(labels)])

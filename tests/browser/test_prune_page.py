@@ -8,26 +8,21 @@ from typing import Any
 
 import pytest
 from browser.conftest import SCRIPT, Browser
+from browser.pages import (
+    DESK,
+    WIDTHS,
+    ask,
+    asks_for_nothing_but_itself,
+    fits,
+    letters_are_large_enough_on_a_phone,
+    plots_are_drawn,
+)
 from conftest import write_jsonl
 from prune_jobs import PruneProject, intents
 
 pytestmark = [pytest.mark.heavy, pytest.mark.browser]
 
-PHONE, DESK = 390, 1280
-# Elements that stick out of the window and are in no box that scrolls; for the message of a failure.
-STICKING_OUT = """
-const scrolls = e => e && (
-  /auto|scroll|hidden/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
-return Array.from(document.body.querySelectorAll('*'))
-  .filter(e => e.getBoundingClientRect().right > arguments[0] + 0.5 && !scrolls(e.parentElement))
-  .slice(0, 5).map(e => e.outerHTML.slice(0, 120));
-"""
 HOSTILE = f"{SCRIPT} {{{{ 7*7 }}}} \u202e"
-
-
-def ask(browser: Browser, script: str) -> Any:
-    """The value of a JavaScript expression on the page."""
-    return browser.driver.execute_script(f"return {script}")
 
 
 @pytest.fixture(scope="module")
@@ -66,31 +61,20 @@ def page(browser: Browser, pruned: str) -> Browser:
 
 def test_it_asks_for_nothing_but_itself_and_has_no_errors(page: Browser, pruned: str) -> None:
     assert page.driver.find_element("css selector", "h1").text == "Which rows can go"
-    seen = page.seen()
-    assert [r.url for r in seen.requests] == [pruned]
-    assert seen.errors == []
-    assert ask(page, "document.scripts.length") == 0
+    asks_for_nothing_but_itself(page, pruned)
 
 
 def test_every_plot_is_drawn_and_described(page: Browser) -> None:
-    plots = ask(page, "Array.from(document.images).map(i => [i.naturalWidth, i.alt, i.src.slice(0, 5)])")
-    assert len(plots) >= 6
-    for width, alt, start in plots:
-        assert width > 0, alt
-        assert alt.strip() and start == "data:"
+    plots_are_drawn(page, 6)
 
 
-@pytest.mark.parametrize("width", [320, PHONE, DESK])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_it_fits_the_window(page: Browser, width: int) -> None:
-    page.size(width)
-    wide = page.driver.execute_script(STICKING_OUT, width)
-    assert ask(page, "document.documentElement.scrollWidth") <= width, wide
+    fits(page, width)
 
 
 def test_letters_are_large_enough_on_a_phone(page: Browser) -> None:
-    page.size(PHONE)
-    assert ask(page, "visualViewport.scale") == 1
-    assert float(ask(page, "getComputedStyle(document.body).fontSize").removesuffix("px")) >= 14
+    letters_are_large_enough_on_a_phone(page)
 
 
 def test_names_of_classes_are_shown_as_text(page: Browser) -> None:

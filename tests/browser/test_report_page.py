@@ -5,31 +5,25 @@ from __future__ import annotations
 import base64
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from browser.conftest import SCRIPT, Browser, Valued
+from browser.pages import (
+    DESK,
+    PHONE,
+    WIDTHS,
+    ask,
+    asks_for_nothing_but_itself,
+    fits,
+    letters_are_large_enough_on_a_phone,
+    plots_are_drawn,
+)
 
 pytestmark = [pytest.mark.heavy, pytest.mark.browser]
-
-PHONE, DESK = 390, 1280
-# Elements that stick out of the window and are in no box that scrolls; for the message of a failure.
-STICKING_OUT = """
-const scrolls = e => e && (
-  /auto|scroll|hidden/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
-return Array.from(document.body.querySelectorAll('*'))
-  .filter(e => e.getBoundingClientRect().right > arguments[0] + 0.5 && !scrolls(e.parentElement))
-  .slice(0, 5).map(e => e.outerHTML.slice(0, 120));
-"""
 
 
 def address(valued: Valued) -> str:
     return Path(valued.result["report"]).as_uri()
-
-
-def ask(browser: Browser, script: str) -> Any:
-    """The value of a JavaScript expression on the page."""
-    return browser.driver.execute_script(f"return {script}")
 
 
 @pytest.fixture
@@ -41,31 +35,20 @@ def page(browser: Browser, hostile: Valued) -> Browser:
 
 def test_it_asks_for_nothing_but_itself(page: Browser, hostile: Valued) -> None:
     page.driver.find_element("css selector", "h1")
-    seen = page.seen()
-    assert [r.url for r in seen.requests] == [address(hostile)]
-    assert seen.errors == []
-    assert ask(page, "document.scripts.length") == 0
+    asks_for_nothing_but_itself(page, address(hostile))
 
 
 def test_every_plot_is_drawn_and_described(page: Browser) -> None:
-    plots = ask(page, "Array.from(document.images).map(i => [i.naturalWidth, i.alt, i.src.slice(0, 5)])")
-    assert len(plots) >= 4
-    for width, alt, start in plots:
-        assert width > 0, alt
-        assert alt.strip() and start == "data:"
+    plots_are_drawn(page, 4)
 
 
-@pytest.mark.parametrize("width", [320, PHONE, DESK])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_it_fits_the_window(page: Browser, width: int) -> None:
-    page.size(width)
-    wide = page.driver.execute_script(STICKING_OUT, width)
-    assert ask(page, "document.documentElement.scrollWidth") <= width, wide
+    fits(page, width)
 
 
 def test_letters_are_large_enough_on_a_phone(page: Browser) -> None:
-    page.size(PHONE)
-    assert ask(page, "visualViewport.scale") == 1
-    assert float(ask(page, "getComputedStyle(document.body).fontSize").removesuffix("px")) >= 14
+    letters_are_large_enough_on_a_phone(page)
 
 
 def test_rows_are_shown_as_text(page: Browser, hostile: Valued) -> None:
