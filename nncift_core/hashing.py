@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 _INT63 = (1 << 63) - 1
+_CHUNK = 1 << 16
 
 
 def canonical_json(value: Any) -> str:
@@ -21,6 +22,23 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """First 32 hex characters of the SHA-256 of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value).encode("utf-8")).hexdigest()[:32]
+
+
+def digest_of(*parts: str | npt.NDArray[np.int64]) -> str:
+    """`digest` of the list of `parts`, arrays [n] as lists of whole numbers, without making these lists."""
+    found = hashlib.sha256(b"[")
+    for number, part in enumerate(parts):
+        found.update(b"," if number else b"")
+        if isinstance(part, str):
+            found.update(canonical_json(part).encode("utf-8"))
+            continue
+        found.update(b"[")
+        for start in range(0, len(part), _CHUNK):
+            text = ",".join(map(str, part[start : start + _CHUNK].tolist()))
+            found.update((("," if start else "") + text).encode("ascii"))
+        found.update(b"]")
+    found.update(b"]")
+    return found.hexdigest()[:32]
 
 
 def content_hash(prompt: str, response: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from nncift_core.hashing import content_hash, content_id, example_id, hash_rank
+from nncift_core.hashing import content_hash, content_id, digest, digest_of, example_id, hash_rank
 
 
 def test_content_hash_is_nfc_for_the_hash_only() -> None:
@@ -37,3 +38,10 @@ def test_pair_rank_is_not_symmetric() -> None:
     a, b = np.array([1, 2], np.int64), np.array([2, 1], np.int64)
     ranks = hash_rank(a, 0, "pair", b)
     assert ranks[0] != ranks[1]
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (1, 3), (65_536, 65_537), (200_000, 2)])
+def test_arrays_are_hashed_as_the_lists_that_they_stand_for(sizes: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    rows, columns = (rng.integers(-(1 << 62), 1 << 62, size=n) for n in sizes)
+    assert digest_of("fämily", rows, columns) == digest(["fämily", rows.tolist(), columns.tolist()])

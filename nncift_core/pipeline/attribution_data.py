@@ -102,9 +102,9 @@ def _examples(dataset: Dataset, rows: Int64) -> list[Example]:
     return [
         Example(
             texts.prompts[k], texts.responses[k], c["row_number"], c["source"], c["source_id"], c["task"],
-            c["split"], c["label"], json.loads(c["record"]),
+            c["split"], c["label"], json.loads(record),
         )
-        for k, c in zip(back.tolist(), columns, strict=True)
+        for k, c, record in zip(back.tolist(), columns, dataset.records(rows), strict=True)
     ]  # fmt: skip
 
 

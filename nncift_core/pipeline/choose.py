@@ -284,7 +284,7 @@ def write_subset(
 
     Where the user's rows have such a key already, ours is called nncift_rank, nncift_gain, nncift_score.
     """
-    records = [json.loads(r) for r in pool.rows["record"].take(pa.array(choice.order)).to_pylist()]
+    records = [json.loads(r) for r in pool.records(choice.order)]
     taken = {key for record in records for key in record}
     names = [_free(name, taken) for name in ("rank", "gain", "score")]
     scores = choice.score[choice.order].astype(np.float64).tolist()

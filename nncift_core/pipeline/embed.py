@@ -64,17 +64,18 @@ def plan_embed(problem: Problem) -> tuple[list[EmbedShard], int]:
 
 def _plan_part(problem: Problem, part: Part) -> tuple[list[EmbedShard], int]:
     shards, total = [], 0
-    seen: dict[int, set[int]] = {}
+    seen: dict[int, npt.NDArray[np.int64]] = {}
     sides: list[tuple[str, Side, list[npt.NDArray[np.int64]]]] = [("pool", "row", problem.row_shards)]
     if not problem.config.pointwise:
         sides.append(("target", "column", problem.column_shards))
     what = "" if part == "example" else "responses "
     for name, side, blocks in sides:
         store = _store(problem, side, part)
-        known = seen.setdefault(id(store), set())
+        # The blocks of one side share no content.
+        known = seen.get(id(store), np.empty(0, np.int64))
+        seen[id(store)] = np.concatenate([known, *blocks])
         for number, contents in enumerate(blocks):
-            fresh = np.array([c for c in contents.tolist() if c not in known], dtype=np.int64)
-            known.update(fresh.tolist())
+            fresh = contents[~np.isin(contents, known)] if len(known) else contents
             total += len(fresh)
             missing = store.missing(fresh)
             if len(missing):

@@ -276,7 +276,7 @@ def plan_estimate(problem: Problem, ref: EstimatorRef) -> list[EstimateShard]:
     store = problem.estimate_store(ref.key)
     store.refresh()
     return [
-        EstimateShard(f"block {n}", tuple(rows.tolist()), int((~store.coverage(rows, problem.columns)).sum()))
+        EstimateShard(f"block {n}", tuple(rows.tolist()), store.missing(rows, problem.columns))
         for n, rows in enumerate(problem.row_shards)
     ]
 

@@ -124,9 +124,11 @@ def quadrant_of_pairs(design: StoredDesign, rows: Int64, columns: Int64) -> Str:
 def _tile_labels(problem: Problem, design: StoredDesign) -> list[ExactShard]:
     """Labelled rows of every block against the labelled columns."""
     columns = problem.columns[np.isin(problem.columns, design.label_columns)]
+    labelled = np.isin(problem.rows, design.label_rows)
+    ends = np.cumsum([len(contents) for contents in problem.row_shards])[:-1]
     shards = []
-    for block, contents in enumerate(problem.row_shards):
-        rows = contents[np.isin(contents, design.label_rows)]
+    for block, (contents, here) in enumerate(zip(problem.row_shards, np.split(labelled, ends), strict=True)):
+        rows = contents[here]
         if len(rows):
             shards.append(tile_shard(problem.exact_store, f"Q1 block {block}", rows, columns, "label"))
     return shards

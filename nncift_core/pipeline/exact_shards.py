@@ -35,7 +35,7 @@ class ExactShard:
 
 def tile_shard(store: SegmentStore, name: str, rows: Int64, columns: Int64, purpose: Purpose) -> ExactShard:
     """The shard of rows [r] x columns [c], and how many of its values are not stored yet."""
-    missing = int((~store.coverage(rows, columns)).sum())
+    missing = store.missing(rows, columns)
     pairs = len(rows) * len(columns)
     return ExactShard(name, "tile", tuple(rows.tolist()), tuple(columns.tolist()), pairs, missing, purpose)
 

@@ -18,6 +18,7 @@ from nncift_core.influence.registry import function_key
 from nncift_core.language_models import language_model_key
 from nncift_core.pipeline.labelling import label_fraction, label_rule, planned_labels
 from nncift_core.store.datasets import Dataset, version_contents
+from nncift_core.store.ids import Sorted
 from nncift_core.store.references import DatasetRef, Refresh
 from nncift_core.store.segments import SegmentStore
 from nncift_core.store.vectors import VectorStore
@@ -185,8 +186,7 @@ class Problem:
         """Index into `columns` of every target row ([1] for a pointwise function)."""
         if self.config.pointwise:
             return np.zeros(1, np.int64)
-        place = {c: j for j, c in enumerate(self.columns.tolist())}
-        return np.array([place[c] for c in self.target_contents.tolist()], dtype=np.int64)
+        return Sorted(self.columns).find(self.target_contents)
 
     @cached_property
     def task_names(self) -> list[str]:
@@ -266,7 +266,7 @@ class Problem:
         found: dict[int, tuple[str, str]] = {}
         for dataset in self.datasets:
             here = np.array([c for c in content_ids.tolist() if c not in found], dtype=np.int64)
-            here = here[np.isin(here, dataset.contents)]
+            here = here[dataset.where(here) >= 0]
             if len(here):
                 t = dataset.texts(here)
                 found.update(zip(here.tolist(), zip(t.prompts, t.responses, strict=True), strict=True))
@@ -291,11 +291,10 @@ class Problem:
 
 def _distinct(datasets: list[Dataset]) -> list[Int64]:
     """Blocks of all `datasets`; a content that several hold stays in the first."""
-    seen: set[int] = set()
-    shards = []
-    for shard in (s for d in datasets for s in d.shards()):
-        fresh = np.array([c for c in shard.tolist() if c not in seen], dtype=np.int64)
-        seen.update(fresh.tolist())
-        if len(fresh):
-            shards.append(fresh)
+    shards = list(datasets[0].shards())
+    seen = datasets[0].contents
+    for dataset in datasets[1:]:
+        fresh = (shard[~np.isin(shard, seen)] for shard in dataset.shards())
+        shards += [shard for shard in fresh if len(shard)]
+        seen = np.concatenate([seen, dataset.contents])
     return shards

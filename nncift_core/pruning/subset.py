@@ -51,7 +51,7 @@ def selection_rows(problem: PruneProblem, point: Point, kept: Kept, scored: Scor
 
 def write_kept(problem: PruneProblem, run_id: str, kept: Kept, key: str, parents: Sequence[str]) -> str:
     """Write the kept rows in the shape of the user's file, in its order; returns the relative path."""
-    records = problem.train.rows["record"].to_pylist()
+    records = problem.train.records()
     lines = [json.dumps(json.loads(records[i]), ensure_ascii=False) for i in kept.index.tolist()]
     path = problem.ws.subset_file(run_id)
     text = "".join(line + "\n" for line in lines)

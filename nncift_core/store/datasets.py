@@ -23,6 +23,7 @@ from nncift_core.errors import IntegrityError
 from nncift_core.hashing import canonical_json, content_hash, content_id, digest, example_id, int63
 from nncift_core.records import Example
 from nncift_core.store.files import is_intact, locked, publish, verify
+from nncift_core.store.ids import Sorted, distinct
 from nncift_core.store.references import DatasetRef
 from nncift_core.store.workspace import Workspace
 
@@ -111,7 +112,7 @@ def store_dataset(
 
 
 def _blocks(folder: Path) -> list[Path]:
-    return sorted(p for p in (folder / "blocks").glob("*.parquet") if is_intact(p))
+    return sorted(p for p in (folder / "blocks").glob("*.parquet") if is_intact(p, unread=True))
 
 
 def _known_rows(folder: Path) -> set[tuple[int, int]]:
@@ -150,18 +151,18 @@ def version_contents(ws: Workspace, ref: DatasetRef) -> Int64:
 
     Raises IntegrityError when the version file is missing or damaged.
     """
-    return np.fromiter(dict.fromkeys(_version(ws, ref, "content_id")), np.int64)
+    return distinct(_version(ws, ref, "content_id"))
 
 
 def version_rows(ws: Workspace, ref: DatasetRef) -> Int64:
     """Example ids [rows] of a stored version, in file order. Raises as `version_contents`."""
-    return np.array(_version(ws, ref, "example_id"), np.int64)
+    return _version(ws, ref, "example_id")
 
 
-def _version(ws: Workspace, ref: DatasetRef, column: str) -> list[int]:
+def _version(ws: Workspace, ref: DatasetRef, column: str) -> Int64:
     path = ws.root / ref.path
     verify(path)
-    found: list[int] = pq.read_table(path, columns=[column])[column].to_pylist()
+    found: Int64 = pq.read_table(path, columns=[column])[column].to_numpy()
     return found
 
 
@@ -176,7 +177,8 @@ class Dataset:
         self.ws, self.ref = ws, ref
         path = ws.root / ref.path
         verify(path)
-        self.rows: pa.Table = pq.read_table(path)
+        self._path = path
+        self.rows: pa.Table = pq.read_table(path, columns=[n for n in VERSION_SCHEMA.names if n != "record"])
         self.example_ids: Int64 = self.rows["example_id"].to_numpy()
         self.content_ids: Int64 = self.rows["content_id"].to_numpy()
         self.folder = path.parent.parent
@@ -184,43 +186,58 @@ class Dataset:
         self.contents, self.block_of = self._arrival_order()
 
     def _arrival_order(self) -> tuple[Int64, Int64]:
-        wanted = set(zip(self.example_ids.tolist(), self.rows["text_id"].to_pylist(), strict=True))
-        contents: dict[int, int] = {}
+        own, text_ids = Sorted(self.example_ids), self.rows["text_id"].to_numpy()
+        contents, block_of = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for number, block in enumerate(self.blocks):
             t = pq.read_table(block, columns=["example_id", "content_id", "text_id"])
-            for row in zip(*(t[c].to_pylist() for c in ("example_id", "text_id", "content_id")), strict=True):
-                if row[:2] in wanted:
-                    contents.setdefault(row[2], number)
-        if len(contents) != len(set(self.content_ids.tolist())):
+            at = own.find(t["example_id"].to_numpy())
+            # An example id under another text is of another version.
+            here = (at >= 0) & (text_ids[at] == t["text_id"].to_numpy()) if len(at) else np.empty(0, bool)
+            contents.append(t["content_id"].to_numpy()[here])
+            block_of.append(np.full(int(here.sum()), number, np.int64))
+        found, numbers = np.concatenate(contents), np.concatenate(block_of)
+        _, first = np.unique(found, return_index=True)
+        first = np.sort(first)
+        if len(first) != len(np.unique(self.content_ids)):
             raise IntegrityError(
                 f"{self.ref.path}: some rows lie in no intact block; run again to store them anew"
             )
-        return (
-            np.fromiter(contents.keys(), np.int64, len(contents)),
-            np.fromiter(contents.values(), np.int64, len(contents)),
-        )
+        return found[first], numbers[first]
 
     @cached_property
-    def _place(self) -> dict[int, int]:
-        return dict(zip(self.contents.tolist(), self.block_of.tolist(), strict=True))
+    def _place(self) -> Sorted:
+        return Sorted(self.contents)
+
+    def where(self, content_ids: Int64) -> Int64:
+        """Index into `contents` of each of `content_ids` [n]; -1 for a content that is not here."""
+        return self._place.find(content_ids)
 
     def shards(self) -> list[Int64]:
         """The distinct contents, block by block."""
-        return [
-            self.contents[self.block_of == b] for b in range(len(self.blocks)) if (self.block_of == b).any()
-        ]
+        # In order of arrival the contents of a block stand beside each other.
+        ends = np.flatnonzero(np.diff(self.block_of)) + 1
+        return [shard for shard in np.split(self.contents, ends) if len(shard)]
 
     def texts(self, content_ids: Int64) -> Texts:
         """Texts of `content_ids` [n], in that order, as read. Reads only the blocks they lie in."""
         found: dict[int, tuple[str, str]] = {}
-        wanted = {int(c) for c in content_ids}
-        for number in sorted({self._place[c] for c in wanted}):
+        wanted, places = np.unique(content_ids), self.where(content_ids)
+        if (places < 0).any():
+            raise KeyError(int(content_ids[places < 0][0]))
+        for number in np.unique(self.block_of[places]).tolist():
             t = pq.read_table(self.blocks[number], columns=["content_id", "prompt", "response"])
-            t = t.filter(pa.compute.is_in(t["content_id"], pa.array(sorted(wanted), pa.int64())))
+            t = t.filter(pa.compute.is_in(t["content_id"], pa.array(wanted)))
             for c, p, r in zip(*(t[n].to_pylist() for n in t.column_names), strict=True):
                 found.setdefault(c, (p, r))
         pairs = [found[int(c)] for c in content_ids]
         return Texts(content_ids, tuple(p for p, _ in pairs), tuple(r for _, r in pairs))
+
+    def records(self, rows: Int64 | None = None) -> list[str]:
+        """The user's records, JSON, of `rows` [n] (indices; all, when None). Read when asked for: they may be
+        most of a data set."""
+        column = pq.read_table(self._path, columns=["record"])["record"]
+        found: list[str] = (column if rows is None else column.take(pa.array(rows))).to_pylist()
+        return found
 
     def response_lengths(self) -> Int64:
         """Characters of every row's response [rows]; reads block by block."""

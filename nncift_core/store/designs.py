@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nncift_core.errors import IntegrityError
-from nncift_core.hashing import digest
+from nncift_core.hashing import digest, digest_of
 from nncift_core.store.files import is_intact, publish, read_manifest, write_json
 from nncift_core.store.references import DesignRef
 from nncift_core.store.workspace import Workspace
@@ -249,7 +249,7 @@ def _used_before(exact: Path) -> str | None:
 
 
 def _key(family: str, rows: Int64, columns: Int64) -> str:
-    return digest([family, np.sort(rows).tolist(), np.sort(columns).tolist()])
+    return digest_of(family, np.sort(rows), np.sort(columns))
 
 
 def _load(ws: Workspace, path: Path, *, reused: bool) -> StoredDesign:

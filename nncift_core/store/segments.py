@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import threading
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,8 @@ import pyarrow.parquet as pq
 
 from nncift_core.hashing import digest
 from nncift_core.store.files import publish
-from nncift_core.store.shards import Signature, readable, signature
+from nncift_core.store.segment_index import PairIndex, Segment, TileIndex
+from nncift_core.store.shards import Signature, read_checked, readable, signature
 from nncift_core.store.workspace import Workspace
 
 Float32 = npt.NDArray[np.float32]
@@ -32,16 +32,6 @@ SCHEMA = pa.schema([("row_content", pa.int64()), ("column_content", pa.int64()),
 ROW_GROUP = 262_144
 
 
-@dataclass(frozen=True)
-class Segment:
-    """One file. Tile: row_ids [r], column_ids [c]; pairs: row_ids [k], column_ids [k]."""
-
-    name: str
-    layout: Literal["tile", "pairs"]
-    row_ids: Int64
-    column_ids: Int64
-
-
 class SegmentStore:
     """All segments under one key; `kind` is "exact" or "estimate"."""
 
@@ -50,8 +40,7 @@ class SegmentStore:
         self.folder = ws.exact_dir(key) if kind == "exact" else ws.estimate_dir(key)
         self._segments: dict[str, Segment] = {}
         self._seen: dict[str, Signature] = {}
-        self._tiles_of_row: dict[int, set[str]] = defaultdict(set)
-        self._pairs: dict[int, dict[int, float]] = defaultdict(dict)
+        self._tiles, self._pairs = TileIndex(), PairIndex()
         self._lock = threading.RLock()
         self.refresh()
 
@@ -64,8 +53,8 @@ class SegmentStore:
         with self._lock:
             found = readable(self.folder)
             if any(self._is_other(name, found.get(name)) for name in self._segments):
-                for index in (self._segments, self._seen, self._tiles_of_row, self._pairs):
-                    index.clear()
+                self._segments, self._seen = {}, {}
+                self._tiles, self._pairs = TileIndex(), PairIndex()
             for name in [n for n, seen in found.items() if self._seen.get(n) != seen]:
                 self._index(self.folder / name)
 
@@ -80,55 +69,59 @@ class SegmentStore:
 
     def _index(self, path: Path) -> None:
         segment = read_index(path)
+        if segment.layout == "tile":
+            rows, columns = self._tiles.interned(segment.row_ids), self._tiles.interned(segment.column_ids)
+            segment = Segment(segment.name, "tile", rows, columns)
+            self._tiles.add(segment)
+        else:
+            self._pairs.add(segment.row_ids, segment.column_ids, _values(path))
         self._segments[path.name] = segment
         self._seen[path.name] = signature(path)
-        if segment.layout == "tile":
-            for r in segment.row_ids.tolist():
-                self._tiles_of_row[r].add(path.name)
-            return
-        values = pq.read_table(path, columns=["value"])["value"].to_numpy()
-        rows, columns = segment.row_ids.tolist(), segment.column_ids.tolist()
-        for r, c, v in zip(rows, columns, values.tolist(), strict=True):
-            self._pairs[r][c] = v
 
     def files(self, row_ids: Int64 | None = None) -> list[str]:
         """Relative paths of the segments that touch `row_ids` (all, when None), sorted."""
-        wanted = None if row_ids is None else set(row_ids.tolist())
-        return [
-            self.ws.relative(self.folder / name)
-            for name, s in sorted(self._segments.items())
-            if wanted is None or not wanted.isdisjoint(s.row_ids.tolist())
-        ]
+        if row_ids is None:
+            names = list(self._segments)
+        else:
+            of_pairs = [s for s in self._segments.values() if s.layout == "pairs"]
+            touching = [s.name for s in of_pairs if np.isin(s.row_ids, row_ids).any()]
+            names = [*touching, *self._tiles.names(row_ids)]
+        return [self.ws.relative(self.folder / name) for name in sorted(names)]
 
     def coverage(self, row_ids: Int64, column_ids: Int64) -> Bool:
         """Which pairs are known, [len(row_ids), len(column_ids)]."""
         known = np.zeros((len(row_ids), len(column_ids)), dtype=bool)
-        for _, to_rows, to_columns, _, _ in self._overlaps(row_ids, column_ids):
-            known[np.ix_(to_rows, to_columns)] = True
-        for i, j, _ in self._known_pairs(row_ids, column_ids):
+        for o in self._tiles.overlaps(row_ids, column_ids):
+            known[np.ix_(o.to_rows, o.to_columns)] = True
+        for i, j, _ in self._pairs.within(row_ids, column_ids):
             known[i, j] = True
         return known
 
+    def missing(self, row_ids: Int64, column_ids: Int64) -> int:
+        """How many pairs of the rectangle are not known."""
+        size = len(row_ids) * len(column_ids)
+        tiles = self._tiles.overlaps(row_ids, column_ids)
+        if not tiles and not any(len(i) for i, _, _ in self._pairs.within(row_ids, column_ids)):
+            return size
+        if any(len(o.to_rows) * len(o.to_columns) == size for o in tiles):
+            return 0
+        return size - int(self.coverage(row_ids, column_ids).sum())
+
     def fill(self, row_ids: Int64, column_ids: Int64, out: Float32) -> None:
         """Write every known value into `out` [len(row_ids), len(column_ids)]; the rest stays."""
-        for name, to_rows, to_columns, from_rows, from_columns in self._overlaps(row_ids, column_ids):
-            out[np.ix_(to_rows, to_columns)] = self._tile(name)[np.ix_(from_rows, from_columns)]
-        for i, j, value in self._known_pairs(row_ids, column_ids):
-            out[i, j] = value
+        for o in self._tiles.overlaps(row_ids, column_ids):
+            out[np.ix_(o.to_rows, o.to_columns)] = self._tile(o.name)[np.ix_(o.from_rows, o.from_columns)]
+        for i, j, values in self._pairs.within(row_ids, column_ids):
+            out[i, j] = values
 
     def lookup(self, row_ids: Int64, column_ids: Int64) -> Float32:
         """Values of single pairs [k]; NaN where unknown."""
-        out = np.full(len(row_ids), np.nan, np.float32)
-        for k, (r, c) in enumerate(zip(row_ids.tolist(), column_ids.tolist(), strict=True)):
-            if c in self._pairs.get(r, {}):
-                out[k] = self._pairs[r][c]
-                continue
-            for name in self._tiles_of_row.get(r, ()):
-                s = self._segments[name]
-                j = np.flatnonzero(s.column_ids == c)
-                if len(j):
-                    out[k] = self._tile(name)[np.flatnonzero(s.row_ids == r)[0], j[0]]
-                    break
+        out = self._pairs.lookup(row_ids, column_ids)
+        unknown = np.flatnonzero(np.isnan(out))
+        for name, r, c in self._tiles.holding(row_ids[unknown], column_ids[unknown]):
+            here = (r >= 0) & (c >= 0) & np.isnan(out[unknown])
+            if here.any():
+                out[unknown[here]] = self._tile(name)[r[here], c[here]]
         return out
 
     def write_tile(
@@ -194,32 +187,15 @@ class SegmentStore:
             self._index(path)
         return self.ws.relative(path)
 
-    def _overlaps(self, row_ids: Int64, column_ids: Int64) -> list[tuple[str, Int64, Int64, Int64, Int64]]:
-        """Per tile that meets the rectangle: name, rows and columns there, rows and columns in the tile."""
-        names = sorted(set().union(*(self._tiles_of_row.get(r, ()) for r in row_ids.tolist())))
-        found = []
-        for name in names:
-            s = self._segments[name]
-            _, to_rows, from_rows = np.intersect1d(row_ids, s.row_ids, return_indices=True)
-            _, to_columns, from_columns = np.intersect1d(column_ids, s.column_ids, return_indices=True)
-            if len(to_rows) and len(to_columns):
-                found.append((name, to_rows, to_columns, from_rows, from_columns))
-        return found
-
-    def _known_pairs(self, row_ids: Int64, column_ids: Int64) -> list[tuple[int, int, float]]:
-        place = {c: j for j, c in enumerate(column_ids.tolist())}
-        found = []
-        for i, r in enumerate(row_ids.tolist()):
-            for c, value in self._pairs.get(r, {}).items():
-                if c in place:
-                    found.append((i, place[c], value))
-        return found
-
     def _tile(self, name: str) -> Float32:
         s = self._segments[name]
-        values = pq.read_table(self.folder / name, columns=["value"])["value"].to_numpy()
-        out: Float32 = values.reshape(len(s.row_ids), len(s.column_ids))
+        out: Float32 = _values(self.folder / name).reshape(len(s.row_ids), len(s.column_ids))
         return out
+
+
+def _values(path: Path) -> Float32:
+    found: Float32 = read_checked(path, ["value"])["value"].to_numpy()
+    return found
 
 
 def segment_table(segment: Segment, rows: Int64, columns: Int64, values: Float32) -> pa.Table:
@@ -236,7 +212,10 @@ def segment_table(segment: Segment, rows: Int64, columns: Int64, values: Float32
 def write_segment(table: pa.Table, path: Path) -> None:
     """Write a `segment_table` to `path`."""
     names = ["row_content", "column_content"]
-    pq.write_table(table, path, compression="zstd", use_dictionary=names, row_group_size=ROW_GROUP)
+    pq.write_table(
+        table, path, compression="zstd", use_dictionary=names, row_group_size=ROW_GROUP,
+        write_page_checksum=True,
+    )  # fmt: skip
 
 
 def read_index(path: Path) -> Segment:

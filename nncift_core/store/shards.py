@@ -11,6 +11,10 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nncift_core.errors import IntegrityError
 from nncift_core.store.files import (
     Manifest,
     is_intact,
@@ -35,8 +39,30 @@ def signature(path: Path) -> Signature:
 
 def readable(folder: Path) -> dict[str, Signature]:
     """Names of the intact shards of a folder, sorted; a guard only where what it guards is not intact."""
-    found = {p.name: signature(p) for p in sorted(folder.glob("*.parquet")) if is_intact(p)}
+    intact = (p for p in sorted(folder.glob("*.parquet")) if is_intact(p, unread=True))
+    found = {p.name: signature(p) for p in intact}
     return {n: s for n, s in found.items() if not (is_guard(n) and n.removeprefix(GUARD) in found)}
+
+
+def read_checked(path: Path, columns: list[str]) -> pa.Table:
+    """Columns of a shard; raises IntegrityError where a page does not match its checksum.
+
+    Shards of an older store have no checksums of their pages: they are read as they are.
+    """
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except (OSError, pa.ArrowInvalid) as e:
+        if not path.is_file():
+            raise
+        touch(path)
+        raise IntegrityError(
+            f"{path.parent.name}/{path.name}: stored file is damaged ({e}); run again to recompute it"
+        ) from None
+
+
+def touch(path: Path) -> None:
+    """Make the next look at a shard take its checksum: what was read of it is not what was stored."""
+    path.touch()
 
 
 def is_guard(name: str) -> bool:
@@ -86,6 +112,9 @@ def remove(path: Path) -> None:
 
 def _tell(root: Path, path: Path, told: Manifest, rows: int) -> None:
     """Write the manifest of a shard that holds other rows than `told`, but was made alike."""
-    size, artifact = path.stat().st_size, path.relative_to(root).as_posix()
-    now = replace(told, artifact=artifact, rows=rows, size=size, sha256=sha256_of(path))
+    stat, artifact = path.stat(), path.relative_to(root).as_posix()
+    now = replace(
+        told, artifact=artifact, rows=rows, size=stat.st_size, sha256=sha256_of(path),
+        stamp=(stat.st_ino, stat.st_mtime_ns),
+    )  # fmt: skip
     write_json(manifest_path(path), asdict(now))

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from nncift_core.errors import RunError
 from nncift_core.hashing import digest
 from nncift_core.store.files import publish
-from nncift_core.store.shards import Signature, readable
+from nncift_core.store.ids import Places
+from nncift_core.store.shards import Signature, read_checked, readable
 from nncift_core.store.workspace import Workspace
 
 Float32 = npt.NDArray[np.float32]
@@ -30,7 +31,7 @@ class VectorStore:
     def __init__(self, ws: Workspace, key: str, kind: Literal["embedding", "features"] = "embedding") -> None:
         self.ws, self.key, self.kind = ws, key, kind
         self.folder = ws.embedding_dir(key) if kind == "embedding" else ws.feature_dir(key)
-        self._place: dict[int, tuple[str, int]] = {}
+        self._places = Places()
         self._seen: dict[str, Signature] = {}
         self._lock = threading.RLock()
         self.refresh()
@@ -41,15 +42,16 @@ class VectorStore:
             found = readable(self.folder)
             # A place in a file that is gone, or was written anew, says nothing.
             kept = all(found.get(name) == seen for name, seen in self._seen.items())
-            place, known = (self._place, self._seen) if kept else ({}, {})
+            # Whoever reads meanwhile keeps what it has seen.
+            places, known = (self._places.copy(), self._seen) if kept else (Places(), {})
             for name in [n for n in found if n not in known]:
-                for position, c in enumerate(contents_of(self.folder / name).tolist()):
-                    place.setdefault(c, (name, position))
-            self._place, self._seen = place, found
+                places.add(name, contents_of(self.folder / name))
+            self._places, self._seen = places, found
 
     def missing(self, content_ids: Int64) -> Int64:
         """Those of `content_ids` that have no vector yet, in order."""
-        return np.array([c for c in content_ids.tolist() if c not in self._place], dtype=np.int64)
+        found: Int64 = content_ids[~self._places.has(content_ids)]
+        return found
 
     def write(
         self,
@@ -90,27 +92,30 @@ class VectorStore:
 
     def load(self, content_ids: Int64) -> Float32:
         """Vectors [n, d] of `content_ids` [n], in that order; raises RunError if one is missing."""
-        if any(c not in self._place for c in content_ids.tolist()):
+        places = self._places
+        if not places.has(content_ids).all():
             self.refresh()
-        by_file: dict[str, list[tuple[int, int]]] = {}
-        for out_row, c in enumerate(content_ids.tolist()):
-            if c not in self._place:
-                raise RunError(f"no {self.kind} of content {c} under {self.key[:8]}; run again to compute it")
-            name, position = self._place[c]
-            by_file.setdefault(name, []).append((out_row, position))
+            places = self._places
+        files, positions = places.find(content_ids)
+        if (files < 0).any():
+            lost = int(content_ids[files < 0][0])
+            raise RunError(f"no {self.kind} of content {lost} under {self.key[:8]}; run again to compute it")
         out: Float32 | None = None
-        for name, rows in by_file.items():
-            column = pq.read_table(self.folder / name, columns=["embedding"])["embedding"].combine_chunks()
+        for file in np.unique(files).tolist():
+            path = self.folder / places.names[file]
+            column = read_checked(path, ["embedding"])["embedding"].combine_chunks()
             values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
             if out is None:
                 out = np.empty((len(content_ids), values.shape[1]), np.float32)
-            to, source = np.array(rows, dtype=np.int64).T
-            out[to] = values[source]
+            here = files == file
+            out[here] = values[positions[here]]
         return out if out is not None else np.empty((0, 0), np.float32)
 
     def files(self, content_ids: Int64) -> tuple[str, ...]:
         """Relative paths of the shards that hold `content_ids`; those without a vector have none."""
-        names = sorted({self._place[c][0] for c in content_ids.tolist() if c in self._place})
+        places = self._places
+        files = np.unique(places.find(content_ids)[0])
+        names = sorted(places.names[n] for n in files.tolist() if n >= 0)
         return tuple(self.ws.relative(self.folder / n) for n in names)
 
 
@@ -122,7 +127,7 @@ def contents_of(path: Path) -> Int64:
 
 def write_vectors(table: pa.Table, path: Path) -> None:
     """Write a shard's table, `content_id` and `embedding`, to `path`."""
-    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
 
 def living_part(path: Path, living: Int64) -> pa.Table:

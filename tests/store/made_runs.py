@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from nncift_core.hashing import content_hash, content_id, digest
 from nncift_core.records import Example
 from nncift_core.store.datasets import Dataset, store_dataset
 from nncift_core.store.designs import find_or_make
-from nncift_core.store.files import publish, void
+from nncift_core.store.files import MANIFEST_SUFFIX, publish, void
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.runs import attempt, publish_table
 from nncift_core.store.segments import SegmentStore, rectangles
@@ -201,12 +202,20 @@ def publish_tables(
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Every file of a workspace but locks, half-written ones and marks of collection."""
+    """Every file of a workspace but locks, half-written ones and marks of collection; of a manifest all but
+    the file's inode and time, which a copy of the folder has anew."""
     return {
-        p.relative_to(root).as_posix(): p.read_bytes()
+        p.relative_to(root).as_posix(): _without_stamp(p)
         for p in sorted(root.rglob("*"))
         if p.is_file() and p.suffix not in (".lock", ".part") and p.name != "collected.json"
     }
+
+
+def _without_stamp(path: Path) -> bytes:
+    if not path.name.endswith(MANIFEST_SUFFIX):
+        return path.read_bytes()
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return json.dumps({k: v for k, v in found.items() if k != "stamp"}, sort_keys=True).encode()
 
 
 def stored_pairs(ws: Workspace, kind: str) -> dict[tuple[int, int], bytes]:
