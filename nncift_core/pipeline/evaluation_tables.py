@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from nncift_core.evaluation import METRICS, compare, mean_interval
 from nncift_core.finetune import student_name
@@ -14,6 +15,7 @@ from nncift_core.pipeline.downstream import training_card
 from nncift_core.pipeline.problem import Problem
 from nncift_core.pipeline.scored import Scored
 from nncift_core.pipeline.trials import HeldOutRows, Trial
+from nncift_core.store.views import columns_table, rows_table
 
 # Drawn anew for every seed; other subsets are the same under all of them.
 DRAWN = ("random", "random-tokens")
@@ -64,26 +66,22 @@ def _sizes(problem: Problem, trial: Trial) -> tuple[int, int | None]:
     return (len(trial.cell.rows), None) if trial.mode == "icl" else (0, 0)
 
 
-def evaluation_rows_table(problem: Problem, run_id: str, scored: Sequence[Scored]) -> list[dict[str, Any]]:
-    """Rows of view `evaluation_rows`: every held-out row's value in every trial and metric, None where it has
-    none; the answer stands on one metric's rows only."""
-    held, rows = HeldOutRows.of(problem), []
+def evaluation_rows_table(problem: Problem, run_id: str, scored: Sequence[Scored]) -> pa.Table:
+    """The view `evaluation_rows`: every held-out row's value in every trial and metric, null where it has
+    none; the answer stands on one metric's rows only. Column by column: models times rows may be millions."""
+    held = HeldOutRows.of(problem)
+    task, target = pa.array(held.tasks.tolist(), pa.large_string()), pa.array(held.example_ids)
+    silent = pa.nulls(len(target), pa.large_string())
+    parts = []
     for s in scored:
         carrier = next((m for m in _OF_ANSWERS if m in s.values), None)
         for metric, values in s.values.items():
-            columns = held.tasks.tolist(), held.example_ids.tolist(), values.tolist(), s.generated
-            for task, target, value, answer in zip(*columns, strict=True):
-                rows.append(
-                    {
-                        **_shared(problem, run_id, s.trial),
-                        "task": task,
-                        "target_id": target,
-                        "metric": metric,
-                        "value": _number(value),
-                        "generated": answer if metric == carrier else None,
-                    }
-                )
-    return rows
+            answers = pa.array(s.generated, pa.large_string()) if metric == carrier else silent
+            known = pa.array(values, pa.float64(), mask=~np.isfinite(values))
+            own = {"task": task, "target_id": target, "value": known, "generated": answers}
+            alike = {**_shared(problem, run_id, s.trial), "metric": metric}
+            parts.append(columns_table("evaluation_rows", own, alike))
+    return pa.concat_tables(parts) if parts else rows_table("evaluation_rows", [])
 
 
 def comparison_table(

@@ -96,7 +96,7 @@ ATTEMPT = f"""SELECT attempt, strftime(CAST(started_at AS TIMESTAMP), '%Y-%m-%d 
 
 DATASETS = """SELECT role, dataset, count(*) AS rows, count(DISTINCT coalesce(source, dataset)) AS sources,
  count(DISTINCT coalesce(task, dataset)) AS tasks FROM examples GROUP BY role, dataset
- ORDER BY list_position(['pool', 'existing', 'target', 'test'], role), dataset"""
+ ORDER BY list_position(['pool', 'existing', 'planted', 'target', 'test'], role), dataset"""
 
 MEASURED = f"""SELECT DISTINCT metric FROM evaluation WHERE task = 'all'
  ORDER BY list_position({_METRICS}, metric)"""

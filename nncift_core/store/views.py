@@ -146,16 +146,34 @@ def _statement(files: _Files, results: Sequence[dict[str, Any]], view: str) -> s
     return _table(files, results, view, TABLES[view])
 
 
+_TYPES = {
+    "VARCHAR": pa.large_string(),
+    "BIGINT": pa.int64(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+}
+
+
+def _fields(view: str) -> list[tuple[str, pa.DataType]]:
+    """Names and types of a result view's columns."""
+    return [(name, _TYPES[type_]) for name, type_ in (c.split() for c in TABLES[view].split(","))]
+
+
 def rows_table(view: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
     """The rows of a result view as a table with the view's columns; keys that it lacks are left out."""
-    types = {
-        "VARCHAR": pa.large_string(),
-        "BIGINT": pa.int64(),
-        "DOUBLE": pa.float64(),
-        "BOOLEAN": pa.bool_(),
-    }
-    columns = [c.split() for c in TABLES[view].split(",")]
-    return pa.table({name: pa.array([r[name] for r in rows], types[type_]) for name, type_ in columns})
+    return pa.table({name: pa.array([r[name] for r in rows], type_) for name, type_ in _fields(view)})
+
+
+def columns_table(view: str, columns: Mapping[str, pa.Array], alike: Mapping[str, Any]) -> pa.Table:
+    """A result view's table from `columns` [n] and from values that all its rows share (`alike`)."""
+    rows = len(next(iter(columns.values())))
+    return pa.table(
+        {
+            name: columns[name] if name in columns else pa.repeat(pa.scalar(alike[name], type_), rows)
+            for name, type_ in _fields(view)
+        },
+        schema=pa.schema(_fields(view)),
+    )
 
 
 class _Files:
