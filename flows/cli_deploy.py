@@ -16,6 +16,9 @@ from flows.cli_output import JsonOption, print_json
 from flows.cli_running import quieten
 from nncift_core.store.workspace import DEFAULT
 
+# What the work pool of shard groups has behind the name of the other one (deployments/prefect.yaml).
+SHARDS = "-shards"
+
 ConfigToDeploy = Annotated[
     Path | None,
     typer.Argument(envvar="NNCIFT_CONFIG", help="TOML config of the job; without it the built-in data."),
@@ -79,6 +82,8 @@ def deploy(
         "deployments": [asdict(d) for d in made],
         "notifies": notifies,
         "start_worker": f"{prefect} worker start --pool {shlex.quote(pool)} --type process --limit 1",
+        "start_shard_worker": f"{prefect} worker start --pool {shlex.quote(pool + SHARDS)} --type process "
+        "--limit 1",
         "run_now": f"{prefect} deployment run {_first(made)}",
     }
     if json_:
@@ -118,6 +123,8 @@ def _show(found: dict[str, Any]) -> None:
     print(f"  when a run fails, {told}")
     print(f"start a worker:  {found['start_worker']}")
     print(f"run now:         {found['run_now']}")
+    print('with runner = "prefect", one for each GPU of each machine (CUDA_VISIBLE_DEVICES says which):')
+    print(f"  {found['start_shard_worker']}")
 
 
 def notify_data(

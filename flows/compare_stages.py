@@ -147,7 +147,7 @@ class Compare(Stages):
         costs = cost_rows(read_costs(self.ws), self.methods, self.run_id, alike)
         learned = {row["method"] for row in self.about if row["predictor"] is not None}
         summary = summary_rows(self.problem, self.run_id, scored, self.methods, learned)
-        views: dict[str, list[dict[str, Any]]] = {
+        views: dict[str, Any] = {
             "compare_summary": summary,
             "evaluation": scored_rows(self.problem, self.run_id, scored, self.methods),
             "evaluation_rows": evaluation_rows_table(self.problem, self.run_id, scored),

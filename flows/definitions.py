@@ -18,6 +18,8 @@ from nncift_core.config_prune import load_prune_config
 from nncift_core.config_toml import read_toml
 from nncift_core.errors import UserError
 
+# The work pool of the shipped definitions, and what `nncift deploy` calls it without --pool.
+POOL = "nncift"
 FOLDER = Path(__file__).resolve().parents[1] / "deployments"
 DATA_ARRIVED = "nncift.data.arrived"
 
@@ -29,7 +31,8 @@ class Definition:
     """One deployment, as the server is told of it.
 
     entrypoint: the flow's module path, importable wherever this package is installed; schedules: each with
-    whether it is active.
+    whether it is active; concurrency: runs at a time, None: any number; pool_suffix: what the name of its
+    work pool has behind that of the others.
     """
 
     name: str
@@ -38,8 +41,9 @@ class Definition:
     tags: list[str]
     parameters: dict[str, Any]
     schedules: list[tuple[Schedule, bool]]
-    concurrency: dict[str, Any]
+    concurrency: dict[str, Any] | None
     job_variables: dict[str, Any]
+    pool_suffix: str = ""
     triggers: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -68,10 +72,11 @@ def _definition(raw: dict[str, Any], workspace: str | Path) -> Definition:
         entrypoint=f"{module}.{function}",
         description=raw["description"],
         tags=raw["tags"],
-        parameters={**raw["parameters"], "workspace": where},
+        parameters={**raw["parameters"], "workspace": where} if raw["parameters"] else {},
         schedules=[(_schedule(s), s.get("active", True)) for s in raw["schedules"]],
-        concurrency=raw["concurrency_limit"],
+        concurrency=raw.get("concurrency_limit"),
         job_variables=raw["work_pool"]["job_variables"],
+        pool_suffix=raw["work_pool"]["name"].removeprefix(POOL),
         triggers=[_own(t, workspace) for t in raw.get("triggers", [])],
     )
 
@@ -96,7 +101,7 @@ def with_config(definitions: list[Definition], path: str | Path) -> list[Definit
     """`definitions` with the user's job in the place of the built-in data.
 
     `valuation` stops after the selection; `compare` and `methods` need [finetune] in the config, or they are
-    left out; the config of a prune job ([data] in the place of [pool]) makes `prune` alone.
+    left out; the config of a prune job ([data] in the place of [pool]) makes `prune`. `shards` serves any.
     Data files named from the current directory are named in full, for a worker runs elsewhere.
     Raises UserError for what is wrong in the config, as `nncift run` does; data files are not read.
     """
@@ -118,7 +123,7 @@ def with_config(definitions: list[Definition], path: str | Path) -> list[Definit
         replace(d, parameters={**d.parameters, "config": _without_none(jobs[d.name]), "base_dir": base_dir})
         for d in definitions
         if d.name in jobs
-    ]
+    ] + _of_no_job(definitions)
 
 
 def _pruning(definitions: list[Definition], path: Path) -> list[Definition]:
@@ -129,7 +134,13 @@ def _pruning(definitions: list[Definition], path: Path) -> list[Definition]:
         if config["data"][key] is not None:
             config["data"][key] = _in_full(config["data"][key], Path(base_dir))
     given = {"config": _without_none(config), "base_dir": base_dir}
-    return [replace(d, parameters={**d.parameters, **given}) for d in definitions if d.name == "prune"]
+    prune = next(d for d in definitions if d.name == "prune")
+    return [replace(prune, parameters={**prune.parameters, **given}), *_of_no_job(definitions)]
+
+
+def _of_no_job(definitions: list[Definition]) -> list[Definition]:
+    """Those that serve runs of any config: groups of shards."""
+    return [d for d in definitions if not d.parameters]
 
 
 def _without_none(config: dict[str, Any]) -> dict[str, Any]:

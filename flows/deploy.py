@@ -67,9 +67,10 @@ def apply(
     Raises UserError when the work pool exists and is not of process workers.
     """
     flows = {d.name: _flow(d.entrypoint) for d in definitions}
-    _pool(client, pool)
+    for name in sorted({pool + d.pool_suffix for d in definitions}):
+        _pool(client, name)
     _limit(client, limit_name(workspace))
-    made = [_deployment(client, d, flows[d.name], pool, ui_url) for d in definitions]
+    made = [_deployment(client, d, flows[d.name], pool + d.pool_suffix, ui_url) for d in definitions]
     _delete_others(client, definitions)
     for automation in read_yaml("automations.yaml")["automations"]:
         put_automation(client, AutomationCore.model_validate(automation))
@@ -130,7 +131,10 @@ def _deployment(
     """Make or replace one deployment with its schedules and triggers."""
     full_name = f"{flow.name}/{d.name}"
     moved_from = _other_workspace(client, full_name, d)
-    limit = ConcurrencyLimitConfig.model_validate(d.concurrency)
+    limit, options = None, None
+    if d.concurrency is not None:
+        wanted = ConcurrencyLimitConfig.model_validate(d.concurrency)
+        limit, options = wanted.limit, ConcurrencyOptions(collision_strategy=wanted.collision_strategy)
     id_ = client.create_deployment(
         flow_id=client.create_flow_from_name(flow.name),
         name=d.name,
@@ -141,8 +145,8 @@ def _deployment(
         parameter_openapi_schema=parameter_schema(flow.fn).model_dump(exclude_unset=True),
         enforce_parameter_schema=True,
         schedules=[DeploymentScheduleCreate(schedule=s, active=active) for s, active in d.schedules],
-        concurrency_limit=limit.limit,
-        concurrency_options=ConcurrencyOptions(collision_strategy=limit.collision_strategy),
+        concurrency_limit=limit,
+        concurrency_options=options,
         work_pool_name=pool,
         job_variables=d.job_variables,
         # The package is installed where workers are: nothing is fetched, and no folder is entered.
@@ -164,7 +168,7 @@ def _other_workspace(client: SyncPrefectClient, full_name: str, d: Definition) -
     except ObjectNotFound:
         return None
     workspace = before.parameters.get("workspace")
-    return None if workspace == d.parameters["workspace"] else str(workspace)
+    return None if workspace == d.parameters.get("workspace") else str(workspace)
 
 
 def _shown(schedule: Schedule) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
 from prefect import Task
 from prefect.runtime import deployment, flow_run
 
@@ -63,7 +64,7 @@ class Stages:
 
         def over() -> tuple[int, float]:
             computed, seconds = min(done.items(missing), items), time.monotonic() - start
-            self.cost(name, ",".join(pool.devices), items, computed, seconds, done.peak_mb)
+            self.cost(name, pool.where, items, computed, seconds, done.peak_mb)
             return computed, seconds
 
         try:
@@ -126,10 +127,16 @@ class Stages:
         self.attempt.cost(Cost(name, device, items, computed, items - computed, seconds, peak))
 
     def publish_rows(
-        self, view: str, key: str, rows: list[dict[str, Any]], *, producer: str, parents: tuple[str, ...]
+        self,
+        view: str,
+        key: str,
+        rows: list[dict[str, Any]] | pa.Table,
+        *,
+        producer: str,
+        parents: tuple[str, ...],
     ) -> str:
         """Write the rows of a result view; returns the file's relative path."""
-        table = rows_table(view, rows)
+        table = rows if isinstance(rows, pa.Table) else rows_table(view, rows)
         return publish_table(self.ws, self.run_id, view, key, table, producer=producer, parents=parents)
 
     def report(self) -> str:

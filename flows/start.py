@@ -20,7 +20,7 @@ from nncift_core.config_prune import PruneConfig
 from nncift_core.errors import NnciftError, RunError
 from nncift_core.execution.job import BaseJob, Job, forget_indices
 from nncift_core.execution.memory import peak_mb
-from nncift_core.execution.pool import close_pools, pool_of
+from nncift_core.execution.pool import leave_pools, pool_of
 from nncift_core.hashing import digest
 from nncift_core.pipeline.downstream import check_student
 from nncift_core.pipeline.inputs import Input, check_devices, check_teacher, forget_inputs, read_inputs
@@ -32,6 +32,7 @@ from nncift_core.store.use import in_use
 from nncift_core.store.workspace import Workspace
 from tasks import stages
 from tasks.caching import cached
+from tasks.elsewhere import check_workers
 from tasks.progress import say
 
 AnyConfig = Config | Mapping[str, Any] | str | Path
@@ -71,6 +72,8 @@ def call_flow(
     what: what its failure is called. Raises RunError for an error that is not nncift's own; its traceback
     is in the server's logs.
     """
+    if config.execution.runner == "prefect":
+        check_workers(config.execution.workers.deployment)
     runner: Any = ThreadPoolTaskRunner(max_workers=max(1, len(pool_of(config).slots)))
     configured: Flow[..., Any] = flow.with_options(task_runner=runner)
     try:
@@ -85,7 +88,7 @@ def call_flow(
             "The run's page in the UI has the traceback"
         ) from e
     finally:
-        close_pools()
+        leave_pools()
     found: dict[str, Any] = result
     return found
 

@@ -11,6 +11,7 @@ from nncift_core.config_audit import AuditConfig
 from nncift_core.config_compare import CompareConfig
 from nncift_core.config_errors import user_error
 from nncift_core.config_evaluation import EvaluationConfig
+from nncift_core.config_execution import ExecutionConfig
 from nncift_core.config_influence import (
     BM25Config,
     DeliftConfig,
@@ -25,7 +26,6 @@ from nncift_core.config_sections import (
     DatasetConfig,
     EncoderConfig,
     EstimatorConfig,
-    ExecutionConfig,
     LanguageModelConfig,
     RowsConfig,
     Section,

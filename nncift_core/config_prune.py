@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from nncift_core.config_errors import user_error
-from nncift_core.config_sections import EncoderConfig, ExecutionConfig, Section
+from nncift_core.config_execution import ExecutionConfig
+from nncift_core.config_sections import EncoderConfig, Section
 from nncift_core.config_toml import read_toml
 from nncift_core.errors import UserError
 from nncift_core.scores.catalogue import CATALOGUE

@@ -1,7 +1,7 @@
-"""The sections of a config file, one pydantic model each: data, models, estimator, selection, execution.
+"""The sections of a config file, one pydantic model each: data, models, estimator, selection, shards.
 
 Those of the influence functions are in `config_influence`, of training and comparison in `config_training`,
-of `nncift sweep` in `config_sweep`.
+of `nncift sweep` in `config_sweep`, of where shards run in `config_execution`.
 """
 
 from __future__ import annotations
@@ -218,29 +218,3 @@ class ShardsConfig(Section):
     rows: int = Field(default=1024, ge=1)
     columns: int = Field(default=1024, ge=1)
     store_matrix: Literal["all", "exact", "none"] = "all"
-
-
-class ExecutionConfig(Section):
-    """`[execution]`: where shards run; never changes a value.
-
-    devices: "auto" (every GPU, else the CPU) or a list like ["cuda:0", "cuda:1"], one slot each; isolation:
-    "process" gives every slot a worker process that owns its device, "thread" computes in the flow's own;
-    retries: more tries of a shard that failed for a reason that may pass; retry_seconds: before the first of
-    them, doubled each time, give or take a half; hang_after: seconds without progress after which a worker
-    process counts as hanging and is ended.
-    """
-
-    runner: Literal["local"] = "local"
-    devices: Literal["auto"] | list[str] = "auto"
-    isolation: Literal["process", "thread"] = "process"
-    retries: int = Field(default=2, ge=0, le=20)
-    retry_seconds: float = Field(default=2.0, ge=0, le=600)
-    hang_after: float = Field(default=900.0, gt=0)
-
-    @field_validator("devices", mode="before")
-    @classmethod
-    def _devices(cls, value: object) -> object:
-        named = isinstance(value, list) and value and all(isinstance(v, str) for v in value)
-        if value != "auto" and not named:
-            raise ValueError('must be "auto" or a list of devices such as ["cuda:0", "cuda:1"]')
-        return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -78,6 +79,11 @@ def default_dtype(devices: Literal["auto"] | list[str]) -> Literal["float32", "b
     # is_bf16_supported() also says yes where bfloat16 is only emulated, which is slow. 8: Ampere.
     native = torch.version.hip or all(torch.cuda.get_device_capability(k)[0] >= 8 for k in found)
     return "bfloat16" if native else "float16"
+
+
+def usable_cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def torch_dtype(name: Literal["auto", "float32", "bfloat16", "float16"]) -> torch.dtype:

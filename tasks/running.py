@@ -10,6 +10,7 @@ from typing import Any
 from prefect import Task
 from prefect.futures import PrefectFuture
 
+from nncift_core.config_execution import ExecutionConfig
 from nncift_core.errors import RunError, UserError
 from nncift_core.execution.job import BaseJob
 from nncift_core.execution.pool import pool_of
@@ -26,6 +27,8 @@ from tasks.shards import computed_before, group_name, shard_key
 STAGE_TASKS = 40
 MAIN_STAGE_TASKS = 100
 AGAIN_STAGE_TASKS = 12
+# Groups for each place where Prefect workers compute: some, so that the last one is not waited for long.
+_TURNS = 3
 # Attempts and stages that had their first turn.
 _BEGUN: set[tuple[str, str]] = set()
 # Attempts that have been told of another run beside them.
@@ -81,7 +84,7 @@ def run_shards(
         return Outcome(0, 0.0)
     given = given or {}
     bound = prepared(task, job).with_options(refresh_cache=True)
-    groups = _groups(_ordered(job, shards), _allowed(task.name, made_in(job.ws.root)))
+    groups = _groups(_ordered(job, shards), _most(job, _allowed(task.name, made_in(job.ws.root))))
     keys = [digest([shard_key(task.name, job, s, given) for s in group]) for group in groups]
     # The runner of a deployed flow has no bound of its own: as many tasks at once as there are slots.
     turns = threading.BoundedSemaphore(len(pool_of(job.config).slots))
@@ -134,6 +137,12 @@ def _allowed(stage: str, attempt: str) -> int:
         return AGAIN_STAGE_TASKS
     _BEGUN.add((attempt, stage))
     return MAIN_STAGE_TASKS if stage in _MAIN_STAGES else STAGE_TASKS
+
+
+def _most(job: BaseJob, allowed: int) -> int:
+    """How many groups at most: each that goes to a worker elsewhere costs the start of a process."""
+    execution: ExecutionConfig = job.config.execution
+    return allowed if execution.runner != "prefect" else min(allowed, _TURNS * execution.workers.slots)
 
 
 def _groups(shards: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:

@@ -17,13 +17,12 @@ from nncift_core.errors import UserError
 from nncift_core.execution.failures import Stopped, is_permanent
 from nncift_core.execution.job import BaseJob, Job
 from nncift_core.execution.pool import pool_of
-from nncift_core.execution.work import Request
+from nncift_core.execution.work import Request, estimate
 from nncift_core.hashing import digest
-from nncift_core.pipeline.estimate import EstimateShard, estimate_shard
 from nncift_core.store.files import locked
-from nncift_core.store.references import EstimatorRef
 from tasks.caching import stage_task
 from tasks.current import current
+from tasks.elsewhere import Group, compute_elsewhere
 
 # Files that runs lock while they compute a shard; two shards may share one and then wait for each other.
 _LOCKS = 1024
@@ -35,38 +34,53 @@ Compute = Callable[[str, Any, dict[str, Any], dict[str, Any]], dict[str, Any]]
 _BEFORE: Counter[str] = Counter()
 
 
-def shard_task(name: str, compute: Compute) -> Task[..., Any]:
-    """The task that computes a group of shards one after another by `compute(key, job, shard, given)`.
+# How a shard is computed in this process, by the name of its task.
+_COMPUTE: dict[str, Compute] = {}
 
-    A shard that fails lets the others of its group go first, unless the input is wrong or the run stopped.
-    """
+
+def shard_task(name: str, compute: Compute) -> Task[..., Any]:
+    """The task that computes a group of shards by `compute(key, job, shard, given)`, here or on a Prefect
+    worker elsewhere."""
+    _COMPUTE[name] = compute
 
     def run(key: str, job: BaseJob, shards: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
-        peak, devices = 0.0, set[str]()
-        failed: Exception | None = None
-        for shard in shards:
-            own = shard_key(name, job, shard, given)
-            try:
-                with _alone(job, own):
-                    found = compute(own, job, shard, given)
-            except (Stopped, UserError):
-                raise
-            except Exception as e:
-                if len(shards) > 1:
-                    e.add_note(f"shard {shard['name']}")
-                # One that may pass goes before one that stays: it is worth another try of the group.
-                failed = e if failed is None or is_permanent(failed) else failed
-                continue
-            _BEFORE[key] += found["computed"]
-            peak = max(peak, found.get("peak_rss_mb", 0.0))
-            devices.add(found["device"])
-        if failed is not None:
-            raise failed
-        return {"computed": _BEFORE.pop(key), "peak_rss_mb": peak, "devices": sorted(devices)}
+        if job.config.execution.runner == "prefect":
+            return compute_elsewhere(Group(name, key, job, shards, given), group_name(shards))
+        return compute_group(name, key, job, shards, given)
 
     run.__name__ = name.replace("-", "_")
     run.__doc__ = f"Compute shards of the stage {name}."
     return stage_task(name, lambda p: f"{name} {group_name(p['shards'])}")(run)
+
+
+def compute_group(
+    name: str, key: str, job: BaseJob, shards: list[dict[str, Any]], given: dict[str, Any]
+) -> dict[str, Any]:
+    """Compute shards of the task `name` one after another: items computed, peak memory, devices.
+
+    A shard that fails lets the others go first, unless the input is wrong or the run stopped.
+    """
+    peak, devices = 0.0, set[str]()
+    failed: Exception | None = None
+    for shard in shards:
+        own = shard_key(name, job, shard, given)
+        try:
+            with _alone(job, own):
+                found = _COMPUTE[name](own, job, shard, given)
+        except (Stopped, UserError):
+            raise
+        except Exception as e:
+            if len(shards) > 1:
+                e.add_note(f"shard {shard['name']}")
+            # One that may pass goes before one that stays: it is worth another try of the group.
+            failed = e if failed is None or is_permanent(failed) else failed
+            continue
+        _BEFORE[key] += found["computed"]
+        peak = max(peak, found.get("peak_rss_mb", 0.0))
+        devices.add(found["device"])
+    if failed is not None:
+        raise failed
+    return {"computed": _BEFORE.pop(key, 0), "peak_rss_mb": peak, "devices": sorted(devices)}
 
 
 def computed_before(key: str) -> int:
@@ -103,14 +117,10 @@ def _alone(job: BaseJob, shard: str) -> AbstractContextManager[None]:
 
 
 def _estimate(key: str, job: Job, shard: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Estimates of one block of rows: memory and all cores of this process, no device."""
-    ref = EstimatorRef(**given["estimator"])
-    problem = job.problem()
-    problem.estimate_store(ref.key).refresh()
-    return {
-        "computed": estimate_shard(problem, ref, EstimateShard(**shard), current.advance),
-        "device": "cpu",
-    }
+    """Estimates of one block of rows: memory and all cores of this process, or a slot of a cluster."""
+    if job.config.execution.runner == "ray":
+        return pool_of(job.config).run(key, Request("estimate-influence", job, shard, given), current)
+    return {"computed": estimate(job, shard, given, current), "device": "cpu"}
 
 
 embed = on_device("embed")

@@ -7,7 +7,6 @@ hands the record to `use`. Without a record the choice does not depend on time: 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +15,8 @@ from importlib.util import find_spec
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
+
+from nncift_core.devices import usable_cores
 
 Kernel = Literal["numba", "torch"]
 
@@ -82,8 +83,7 @@ def usable_threads() -> int:
     """Threads a kernel may use: processors open to this process, and not more than torch is set to."""
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(usable, torch.get_num_threads()))
+    return max(1, min(usable_cores(), torch.get_num_threads()))
 
 
 def in_use() -> Kernel:

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from nncift_core.devices import resolve_devices
+from nncift_core.config_execution import ExecutionConfig, WorkersConfig
+from nncift_core.devices import resolve_devices, usable_cores
 from nncift_core.execution import models
 from nncift_core.execution.failures import is_permanent
 from nncift_core.execution.job import AnyConfig
 from nncift_core.execution.models import Slot
-from nncift_core.execution.process import Held
+from nncift_core.execution.process import AnyWorker, Held, Worker
 from nncift_core.execution.work import Progress, Request, perform
 from nncift_core.finetune import settings
 
@@ -38,12 +39,23 @@ class DevicePool:
         self._changed = threading.Condition()
         self._failed_on: dict[str, set[int]] = defaultdict(set)
         self._in_a_row: dict[int, set[str]] = defaultdict(set)
-        self._workers = {slot.number: Held() for slot in self.slots}
+        self._workers = {slot.number: Held(self._start) for slot in self.slots}
+        on_cpu = devices.count("cpu")
+        # Slots that share the cores would each start as many threads as there are cores.
+        self._threads = max(1, usable_cores() // on_cpu) if on_cpu > 1 else None
 
     @property
     def devices(self) -> list[str]:
         """Devices of the slots, in order."""
         return [slot.device for slot in self.slots]
+
+    @property
+    def where(self) -> str:
+        """What costs are booked on."""
+        return ",".join(self.devices)
+
+    def _start(self, slot: Slot, masked: bool) -> AnyWorker:
+        return Worker(slot, masked=masked, threads=self._threads)
 
     def run(self, key: str, request: Request, progress: Progress) -> dict[str, Any]:
         """Compute a shard on a free slot; returns its counts and its device.
@@ -58,7 +70,7 @@ class DevicePool:
                 self._note_failure(slot, key, e)
                 raise
             self._in_a_row[slot.number].clear()
-            return {**done, "device": slot.device}
+            return {"device": slot.device, **done}
 
     def _compute(self, request: Request, slot: Slot, progress: Progress) -> dict[str, Any]:
         if self.isolation == "thread":
@@ -104,8 +116,15 @@ class DevicePool:
                 self._changed.notify_all()
 
     def pids(self) -> list[int]:
-        """Process ids of the workers that live."""
+        """Process ids of the workers that live, on whichever machine they are."""
         return [h.worker.pid for h in self._workers.values() if h.worker is not None and h.worker.alive]
+
+    # Whether `leave` makes the pool unusable.
+    leaves = False
+
+    def leave(self) -> None:
+        """The job is over."""
+        self.close()
 
     def close(self) -> None:
         """End the worker processes and free the models: their memory is needed elsewhere. The pool stays
@@ -119,6 +138,19 @@ class DevicePool:
             self._in_a_row.clear()
 
 
+class Places(DevicePool):
+    """Places for groups of shards that Prefect workers compute: this process only waits for them."""
+
+    def __init__(self, workers: WorkersConfig) -> None:
+        super().__init__(["cpu"] * workers.slots, "thread")
+        self.deployment = workers.deployment
+
+    @property
+    def where(self) -> str:
+        """What costs are booked on."""
+        return f"prefect: {len(self.slots)} x {self.deployment}"
+
+
 def _masks(request: Request) -> bool:
     """Whether a worker may see its slot's GPU alone: no section names a GPU of its own, and this is no
     training that takes several."""
@@ -129,18 +161,32 @@ def _masks(request: Request) -> bool:
 
 
 _LOCK = threading.Lock()
-_POOLS: dict[tuple[tuple[str, ...], str], DevicePool] = {}
+_POOLS: dict[Any, DevicePool] = {}
 
 
 def pool_of(config: AnyConfig) -> DevicePool:
     """This process's pool for `[execution]` of `config`.
 
-    Raises UserError for a device that this machine lacks.
+    Raises UserError for a device that this machine lacks, and for a Ray cluster that cannot be used.
     """
-    devices = tuple(resolve_devices(config.execution.devices))
+    e: ExecutionConfig = config.execution
+    devices = tuple(resolve_devices(e.devices)) if e.runner == "local" else ()
+    where = {"local": (devices, e.isolation), "ray": e.cluster, "prefect": e.workers}[e.runner]
     with _LOCK:
-        where = (devices, config.execution.isolation)
-        return _POOLS.setdefault(where, DevicePool(list(devices), config.execution.isolation))
+        if where not in _POOLS:
+            _POOLS[where] = _pool(e, list(devices))
+        return _POOLS[where]
+
+
+def _pool(execution: ExecutionConfig, devices: list[str]) -> DevicePool:
+    if execution.runner == "prefect":
+        return Places(execution.workers)
+    if execution.runner == "ray":
+        # Ray is an extra.
+        from nncift_core.execution.ray_pool import RayPool
+
+        return RayPool(execution.cluster)
+    return DevicePool(devices, execution.isolation)
 
 
 def close_pools() -> None:
@@ -149,3 +195,14 @@ def close_pools() -> None:
         pools = list(_POOLS.values())
     for pool in pools:
         pool.close()
+
+
+def leave_pools() -> None:
+    """The same at the end of a job, with the connections to other machines."""
+    with _LOCK:
+        pools = list(_POOLS.items())
+        for where, pool in pools:
+            if pool.leaves:
+                del _POOLS[where]
+    for _, pool in pools:
+        pool.leave()

@@ -12,14 +12,15 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from nncift_core.execution.failures import WorkerLost, ending, unpacked
 from nncift_core.execution.models import Slot
 from nncift_core.execution.work import Progress, Request
+from nncift_core.execution.worker import message_of
 from nncift_core.finetune.process import child_env
-from nncift_core.store.files import made_in
 
 # Seconds between two looks at whether the run was stopped meanwhile.
 _LOOK = 0.5
@@ -29,8 +30,9 @@ _GRACE = 10.0
 class Worker:
     """A process that owns one device; it keeps its models from one shard to the next."""
 
-    def __init__(self, slot: Slot, *, masked: bool) -> None:
-        """Start it. masked: the slot's GPU is the only one it sees (under the name "cuda:0")."""
+    def __init__(self, slot: Slot, *, masked: bool, threads: int | None = None) -> None:
+        """Start it. masked: the slot's GPU is the only one it sees (under the name "cuda:0"); threads: of
+        its arithmetic, unless the environment says how many; None: every core."""
         self.slot, self.masked = slot, masked
         apart = masked and slot.device.startswith("cuda")
         device = "cuda:0" if apart else slot.device
@@ -39,7 +41,7 @@ class Worker:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "nncift_core.execution.worker", str(slot.number), device, str(end)],
-                env=child_env(slot.device if apart else "cpu"),
+                env=_threads_env(threads) | child_env(slot.device if apart else "cpu"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
@@ -71,14 +73,7 @@ class Worker:
         Raises WorkerLost when it died or hung, the shard's own error (`failures.unpacked`) when it failed,
         and whatever `progress` raises; then the process is no longer usable.
         """
-        message = {
-            "work": request.work,
-            "kind": request.job.kind,
-            "job": request.job.model_dump(mode="json"),
-            "shard": request.shard,
-            "given": request.given,
-            "made_in": made_in(request.job.ws.root),
-        }
+        message = message_of(request)
         # A pipe holds less than a large shard, and a process that hangs reads none of it.
         threading.Thread(target=self._send, args=(message,), daemon=True).start()
         last = time.monotonic()
@@ -150,19 +145,45 @@ class Worker:
                     stream.close()
 
 
+def _threads_env(threads: int | None) -> dict[str, str]:
+    return {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+
+
+class AnyWorker(Protocol):
+    """What computes the shards of a slot: a process of this machine, or one elsewhere."""
+
+    slot: Slot
+    masked: bool
+
+    @property
+    def pid(self) -> int:
+        """Process id, on its machine."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be given a shard."""
+
+    def serve(self, request: Request, progress: Progress, hang_after: float) -> dict[str, Any]:
+        """Have a shard computed; see `Worker.serve`."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
 @dataclass
 class Held:
-    """The worker process of a slot, if it has one."""
+    """The worker of a slot, if it has one; start: makes one for a slot, masked or not."""
 
-    worker: Worker | None = None
+    start: Callable[[Slot, bool], AnyWorker]
+    worker: AnyWorker | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def get(self, slot: Slot, *, masked: bool) -> Worker:
+    def get(self, slot: Slot, *, masked: bool) -> AnyWorker:
         """The worker, started when there is none that lives and sees what this work may see."""
         with self.lock:
             if self.worker is None or not self.worker.alive or self.worker.masked != masked:
                 self._drop()
-                self.worker = Worker(slot, masked=masked)
+                self.worker = self.start(slot, masked)
             return self.worker
 
     def drop(self) -> None:

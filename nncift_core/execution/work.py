@@ -18,6 +18,7 @@ from nncift_core.finetune import Diverged, settings, training_devices
 from nncift_core.pipeline.attribution_losses import has_losses, loss_key, measure_losses
 from nncift_core.pipeline.downstream import base_cell, cells, is_trained, train_cell
 from nncift_core.pipeline.embed import EmbedShard, embed_shard
+from nncift_core.pipeline.estimate import EstimateShard, estimate_shard
 from nncift_core.pipeline.estimator_features import ForwardShard, compute_estimator_features
 from nncift_core.pipeline.evaluate import (
     evaluate_trial,
@@ -34,6 +35,7 @@ from nncift_core.pruning.cells import CellShard, run_point_shard, run_score_shar
 from nncift_core.pruning.embed import TextShard, embed_texts
 from nncift_core.pruning.job import PruneJob
 from nncift_core.store.files import locked
+from nncift_core.store.references import EstimatorRef
 
 
 class Progress(Protocol):
@@ -176,6 +178,17 @@ def _query_losses(request: Request, slot: Slot, progress: Progress) -> int:
     return computed
 
 
+def estimate(job: Job, shard: dict[str, Any], given: dict[str, Any], progress: Progress) -> int:
+    """Estimates of one block of rows, by the estimator that `given` names; returns the pairs computed."""
+    ref, problem = EstimatorRef(**given["estimator"]), job.problem()
+    problem.estimate_store(ref.key).refresh()
+    return estimate_shard(problem, ref, EstimateShard(**shard), progress.advance)
+
+
+def _estimate_influence(request: Request, slot: Slot, progress: Progress) -> int:
+    return estimate(request.job, request.shard, request.given, progress)
+
+
 def _embed_texts(request: Request, slot: Slot, progress: Progress) -> int:
     job: PruneJob = request.job
     with models.encoder(job, slot) as (encoder, _):
@@ -202,6 +215,7 @@ WORK: dict[str, Work] = {
     "features": _features,
     "estimator-features": _estimator_features,
     "exact-influence": _exact_influence,
+    "estimate-influence": _estimate_influence,
     "fine-tune": _fine_tune,
     "evaluate": _evaluate,
     "query-losses": _query_losses,

@@ -15,15 +15,32 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from nncift_core.execution.failures import packed
 from nncift_core.execution.memory import peak_mb
+from nncift_core.store.files import made_in
+
+if TYPE_CHECKING:
+    from nncift_core.execution.work import Request
 
 # Seconds between two lines of progress; a line also says that the shard is alive.
 _SAY_SECONDS = 0.2
 # Where memory runs out, the kernel shall end this process rather than the one that runs the job.
 _OOM_SCORE = "500"
+
+
+class Listener(Protocol):
+    """Who is told how far a shard is, in the process that computes it."""
+
+    def advance(self, items: int) -> None:
+        """`items` more are done."""
+
+    def to(self, done: int, total: int) -> None:
+        """`done` of `total` are done."""
+
+    def flush(self) -> None:
+        """Say what has not been said yet."""
 
 
 class Told:
@@ -64,12 +81,25 @@ def main(number: int, device: str, lifeline: int) -> None:
     told = Told(out)
     for line in sys.stdin:
         try:
-            told.say({"done": _serve(json.loads(line), number, device, told)})
+            told.say({"done": answer(json.loads(line), number, device, told)})
         except Exception as e:
             told.say({"error": packed(e)})
 
 
-def _serve(message: dict[str, Any], number: int, device: str, told: Told) -> dict[str, Any]:
+def message_of(request: Request) -> dict[str, Any]:
+    """A shard as JSON, for `answer` in another process."""
+    return {
+        "work": request.work,
+        "kind": request.job.kind,
+        "job": request.job.model_dump(mode="json"),
+        "shard": request.shard,
+        "given": request.given,
+        "made_in": made_in(request.job.ws.root),
+    }
+
+
+def answer(message: dict[str, Any], number: int, device: str, told: Listener) -> dict[str, Any]:
+    """Compute the shard of `message_of` on slot `number` and its device; returns its counts."""
     # Seconds of imports: within the first request, whose errors are told.
     from nncift_core.execution.models import Slot
     from nncift_core.execution.work import JOBS, Request, perform

@@ -146,6 +146,12 @@ def check_devices(config: Config) -> None:
     """Raise UserError for a device that the config names and this machine lacks, and for a training on more
     GPUs than there are."""
     resolve_devices(config.execution.devices)
+    if config.finetune is not None and config.finetune.devices > 1 and config.execution.runner == "ray":
+        raise UserError(
+            "a slot of a Ray cluster has the GPUs of one model each",
+            field="finetune.devices",
+            mend='Set it to 1, or runner = "local" on a machine with so many GPUs.',
+        )
     devices = {"encoder": config.encoder.device, "language_model": config.language_model.device}
     if config.finetune is not None:
         devices["finetune"] = config.finetune.device

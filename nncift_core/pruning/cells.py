@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nncift_core.devices import usable_cores
 from nncift_core.pruning.problem import LabelSet, PruneProblem
 from nncift_core.pruning.studies import label_sets, run_seeds
 from nncift_core.pruning.trainings import (
@@ -126,7 +126,7 @@ def _each(
     for role in ("train", "test"):
         problem.features(role)
     before = torch.get_num_threads()
-    workers = max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)), len(cells)))
+    workers = max(1, min(_MOST_THREADS, usable_cores(), len(cells)))
     try:
         torch.set_num_threads(1)
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nncift_core.devices import usable_cores
 from nncift_core.errors import IntegrityError
 from nncift_core.hashing import digest
 from nncift_core.store.files import MANIFEST_SUFFIX, write_json
@@ -30,9 +31,8 @@ def this_machine() -> dict[str, Any]:
     use, and its first GPU ("" without one, or while nothing has loaded torch)."""
     torch = sys.modules.get("torch")
     gpu = torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    return {"cpu": _processor(), "cores": cores, "threads": threads, "gpu": gpu}
+    return {"cpu": _processor(), "cores": usable_cores(), "threads": threads, "gpu": gpu}
 
 
 def _processor() -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from nncift_core.errors import UserError
@@ -13,6 +17,8 @@ from nncift_core.store.files import write_json
 
 FORMAT = 1
 DEFAULT = "nncift-workspace"
+# Seconds between two looks for a new file in a shared folder.
+_SHOWN_AFTER = (0.1, 0.5, 2.0, 5.0, 0.0)
 
 
 def _half_mark(path: Path) -> bool:
@@ -180,6 +186,28 @@ class Workspace:
     def calibration_file(self) -> Path:
         """Which kernel predicts matrices here, and the measurement that chose it."""
         return self.root / "calibration.json"
+
+    @contextlib.contextmanager
+    def marked(self) -> Iterator[str]:
+        """A mark that lies in the workspace for a while: another machine that sees it sees this folder."""
+        name = f"seen-{uuid.uuid4().hex}"
+        self.tmp_dir.mkdir(parents=True, exist_ok=True)
+        (self.tmp_dir / name).touch()
+        try:
+            yield name
+        finally:
+            (self.tmp_dir / name).unlink(missing_ok=True)
+
+    def has_mark(self, name: str) -> bool:
+        """Whether the folder under this path is the one in which `marked` gave `name`.
+
+        Looks for some seconds: a shared folder may show a new file late.
+        """
+        for wait in _SHOWN_AFTER:
+            if self.tmp_dir.is_dir() and name in os.listdir(self.tmp_dir):
+                return True
+            time.sleep(wait)
+        return False
 
     def lock(self, name: str) -> Path:
         """A lock file."""

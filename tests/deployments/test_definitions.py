@@ -28,8 +28,13 @@ def named(definitions: list[Definition]) -> dict[str, Definition]:
 
 def test_shipped_definitions_are_of_flows_that_exist_and_configs_that_are_valid(tmp_path: Path) -> None:
     found = named(shipped(tmp_path / "ws"))
-    assert set(found) == {"valuation", "refresh", "compare", "methods", "prune"}
+    assert set(found) == {"valuation", "refresh", "compare", "methods", "prune", "shards"}
+    shards = found.pop("shards")
+    assert (shards.entrypoint, shards.parameters) == ("flows.shard_groups.compute_shards", {})
+    # Any number at once, in a pool of their own: else runs would wait for groups that wait for runs.
+    assert shards.concurrency is None and shards.pool_suffix == "-shards" and shards.tags == ["nncift"]
     for d in found.values():
+        assert d.pool_suffix == "" and d.concurrency is not None
         module, _, name = d.entrypoint.rpartition(".")
         flow = getattr(importlib.import_module(module), name).name
         assert flow in ("valuation", "refresh", "compare", "prune")
@@ -53,8 +58,8 @@ def test_the_config_of_a_prune_job_makes_its_deployment_alone(
     path = tmp_path / "jobs" / "intents.toml"
     path.write_text('[data]\nsource = "rows.jsonl"\nsplit = "train"\ntest = "test"\n')
     monkeypatch.chdir(tmp_path)
-    (only,) = with_config(shipped("ws"), path)
-    assert only.name == "prune"
+    only, shards = with_config(shipped("ws"), path)
+    assert (only.name, shards.name) == ("prune", "shards")
     assert only.parameters["config"]["data"]["source"] == str(tmp_path / "rows.jsonl")
     assert only.parameters["base_dir"] == str(tmp_path / "jobs")
     parse_prune_config(only.parameters["config"])

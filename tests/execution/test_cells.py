@@ -242,7 +242,7 @@ def test_a_worker_that_sees_other_gpus_than_its_work_needs_is_replaced(
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(process, "subprocess", Started)
-    held = Held()
+    held = Held(lambda slot, masked: process.Worker(slot, masked=masked))
     first = held.get(Slot(1, "cuda:1"), masked=True)
     assert held.get(Slot(1, "cuda:1"), masked=True) is first
     other = held.get(Slot(1, "cuda:1"), masked=False)

@@ -1,0 +1,94 @@
+"""The flow that Prefect workers run for a job elsewhere: a group of shards on their machine's devices."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+from uuid import UUID
+
+from prefect import State, flow
+from prefect.artifacts import create_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.states import Completed, Failed
+
+from nncift_core import __version__
+from nncift_core.errors import UserError
+from nncift_core.execution.failures import packed
+from nncift_core.execution.job import BaseJob
+from nncift_core.execution.pool import leave_pools
+from nncift_core.execution.work import JOBS
+from nncift_core.store.files import write_for
+from nncift_core.store.use import in_use
+from tasks.current import current
+from tasks.elsewhere import ITEMS
+from tasks.shards import compute_group
+
+# Seconds between two reports of progress.
+_REPORT = 5.0
+
+
+@flow(name="compute-shards", validate_parameters=False, persist_result=False)
+def compute_shards(group: dict[str, Any]) -> State[Any]:
+    """Compute a group of shards; group: as `tasks.elsewhere.Group.message` gives it.
+
+    The final state's message is JSON: {"done": counts} or {"error": what went wrong}.
+    """
+    try:
+        return Completed(message=json.dumps({"done": _computed(group)}))
+    except Exception as e:
+        return Failed(message=json.dumps({"error": packed(e)}))
+    finally:
+        leave_pools()
+
+
+def _computed(group: dict[str, Any]) -> dict[str, Any]:
+    job = _here(JOBS[group["kind"]].model_validate(group["job"]))
+    if group["version"] != __version__:
+        raise UserError(
+            f"the worker has nncift {__version__}, the job {group['version']}",
+            field="execution.prefect",
+            mend="Install the same version on all machines.",
+        )
+    if not job.ws.has_mark(group["mark"]):
+        raise UserError(
+            f"the worker does not see the workspace {job.ws.root}",
+            field="--workspace",
+            mend="Give a folder that all machines share under this path.",
+        )
+    write_for(job.ws.root, group["made_in"])
+    current.start(Reported(len(group["shards"])))
+    with in_use(job.ws):
+        return compute_group(group["name"], group["key"], job, group["shards"], group["given"])
+
+
+def _here(job: BaseJob) -> BaseJob:
+    """The same job on the devices of this machine."""
+    config = json.loads(job.config_json)
+    config["execution"] |= {"runner": "local", "prefect": None}
+    return job.model_copy(update={"config_json": json.dumps(config)})
+
+
+class Reported:
+    """Progress of a group as an artifact of its flow run, for whoever waits and for the UI."""
+
+    def __init__(self, shards: int) -> None:
+        self.done, self.total = 0, 0
+        self._said, self._lock = 0.0, threading.Lock()
+        what = f"{shards} shard{'s' if shards > 1 else ''} of a job on another machine"
+        made: Any = create_progress_artifact(0.0, description=what)
+        self._artifact = UUID(str(made))
+
+    def advance(self, items: int) -> None:
+        """`items` more are done."""
+        with self._lock:
+            self.done += items
+            if time.monotonic() - self._said < _REPORT:
+                return
+            self._said = time.monotonic()
+            share = 100.0 * min(1.0, self.done / self.total) if self.total else 0.0
+            update = ArtifactUpdate(data=share, metadata_={ITEMS: str(self.done)})
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self._artifact, update)

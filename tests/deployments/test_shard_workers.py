@@ -1,0 +1,156 @@
+"""`execution.runner = "prefect"`: groups of shards on two workers, as two hosts would have them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import Project
+from native_stack import BIN
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+pytestmark = pytest.mark.heavy
+WORKERS = 2
+
+
+class Farm:
+    """A server with the deployment of shard groups, and two workers in folders of their own."""
+
+    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+        self.url = f"http://127.0.0.1:{env['NNCIFT_SERVER_PORT']}/api"
+        self.env = {**env, "PREFECT_API_URL": self.url}
+        self.folder = folder
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """One more worker, one group at a time."""
+        own = self.folder / f"host-{len(self.processes)}"
+        own.mkdir()
+        log = (own / "log").open("wb")
+        command = [BIN / "prefect", "worker", "start", "--pool", "nncift-shards", "--type", "process"]
+        self.processes.append(
+            subprocess.Popen(
+                [*command, "--limit", "1", "--name", own.name], cwd=own, stdout=log, stderr=log, env=self.env
+            )
+        )
+
+    def stop(self) -> None:
+        """End all workers."""
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.wait(timeout=60)
+
+    def runs(self) -> list[Any]:
+        """Flow runs of shard groups, oldest first."""
+        with temporary_settings({PREFECT_API_URL: self.url}), get_client(sync_client=True) as client:
+            found = client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=["compute-shards"])), limit=200
+            )
+        return sorted(found, key=lambda r: r.expected_start_time)
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory, prefect_env: dict[str, str]) -> Iterator[Farm]:
+    made = Farm(tmp_path_factory.mktemp("farm"), prefect_env)
+    project = Project(tmp_path_factory.mktemp("deploying"), made.env)
+    project.call("deploy", "--workspace", str(project.workspace))
+    for _ in range(WORKERS):
+        made.start()
+    yield made
+    made.stop()
+
+
+def farmed(folder: Path, farm: Farm, **execution: Any) -> Project:
+    """A project whose shards go to the workers."""
+    folder.mkdir()
+    project = Project(folder, farm.env)
+    prefect = {"execution.prefect": {"slots": WORKERS}}
+    project.configure(execution={"runner": "prefect", **execution}, **prefect)
+    return project
+
+
+def valued(project: Project) -> tuple[Any, ...]:
+    """Run id, values, subset and what was computed."""
+    result = project.run()
+    rows = project.ask(
+        "SELECT train_id, target_id, origin, influence FROM influence ORDER BY train_id, target_id"
+    )
+    chosen = project.ask("SELECT rank, train_id FROM selection ORDER BY rank")
+    return result["run_id"], rows, chosen, {c["stage"]: c["computed"] for c in result["costs"]}
+
+
+def test_a_valuation_by_two_workers_is_that_of_this_machine(tmp_path: Path, farm: Farm) -> None:
+    project = farmed(tmp_path / "farmed", farm)
+    there = valued(project)
+    names = {r.name.split()[0] for r in farm.runs()}
+    assert {"embed", "exact-influence", "estimate-influence"} <= names
+    assert {r.state.type.value for r in farm.runs()} == {"COMPLETED"}
+    workers = {r.infrastructure_pid.split(":")[0] for r in farm.runs() if r.infrastructure_pid}
+    assert workers, "a worker's process ran them"
+    local = Project(_made(tmp_path / "local"), farm.env)
+    local.configure(execution={"isolation": "process"})
+    assert there == valued(local)
+    before = len(farm.runs())
+    assert not any(n for stage, n in valued(project)[3].items() if stage != "report")
+    assert len(farm.runs()) == before, "what is stored is asked of nobody"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_a_killed_group_is_given_to_a_worker_again(tmp_path: Path, farm: Farm) -> None:
+    project = farmed(tmp_path / "killed", farm, retry_seconds=1)
+    killed: list[int] = []
+
+    def kill() -> None:
+        """End the first process of a group that has begun, and its children, at once."""
+        deadline = time.monotonic() + 120
+        while not killed and time.monotonic() < deadline:
+            for worker in farm.processes:
+                for child in psutil.Process(worker.pid).children():
+                    if "exact-influence" in _begun(farm, child.pid):
+                        for process in [*child.children(recursive=True), child]:
+                            process.send_signal(signal.SIGKILL)
+                        killed.append(child.pid)
+                        return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    result = project.run()
+    thread.join()
+    assert killed, "no group of exact influence was seen"
+    assert result["selected"] == 6
+    ended = [r.state.type.value for r in farm.runs()]
+    assert "CRASHED" in ended
+
+
+def _begun(farm: Farm, pid: int) -> str:
+    """Name of the running flow run in process `pid`, or ""."""
+    for run in farm.runs():
+        if run.state.type.value == "RUNNING" and (run.infrastructure_pid or "").endswith(f":{pid}"):
+            return str(run.name)
+    return ""
+
+
+def test_a_missing_deployment_ends_before_any_work(tmp_path: Path, farm: Farm) -> None:
+    project = farmed(tmp_path / "missing", farm)
+    project.configure(
+        execution={"runner": "prefect"}, **{"execution.prefect": {"deployment": "compute-shards/gone"}}
+    )
+    done = project.call("run", "job.toml", "--workspace", str(project.workspace), check=2)
+    assert "no deployment compute-shards/gone" in done.stderr and "nncift deploy" in done.stderr
+    assert not list(project.workspace.glob("runs/*")), os.listdir(project.workspace)

@@ -1,0 +1,186 @@
+"""Slots of a Ray cluster: two nodes on this machine, a fake GPU on each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Project, free_port
+from execution.test_pool import Steps, exact_request
+from stored_jobs import exact_job
+
+from nncift_core.config_execution import RayConfig
+from nncift_core.errors import UserError
+from nncift_core.execution.failures import Stopped, WorkerLost
+from nncift_core.execution.job import Job
+from nncift_core.execution.pool import DevicePool
+from nncift_core.store.workspace import Workspace
+
+pytestmark = pytest.mark.heavy
+ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'nncift[ray]')")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes, each with one CPU and one GPU that exists in Ray's books alone."""
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=node)
+    made.add_node(**{k: v for k, v in node.items() if k != "include_dashboard"})
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def pool(cluster: Any) -> Iterator[Any]:
+    from nncift_core.execution.ray_pool import RayPool
+
+    made = RayPool(RayConfig(address=cluster.address))
+    yield made
+    made.leave()
+    assert not ray.is_initialized()
+
+
+def values(job: Job) -> Any:
+    """All exact values of a job [rows, columns]; NaN where there is none."""
+    p = job.problem()
+    p.look_again()
+    out = np.full((len(p.rows), len(p.columns)), np.nan, np.float32)
+    p.exact_store.fill(p.rows, p.columns, out)
+    return out
+
+
+def test_shards_on_a_cluster_are_bit_equal_to_local_ones(tmp_path: Path, pool: Any) -> None:
+    assert len(pool.slots) == 2 and "1 GPU, 1 CPU" in pool.where
+    for name in ("there", "here"):
+        (tmp_path / name).mkdir()
+    there, here = exact_job(tmp_path / "there"), exact_job(tmp_path / "here")
+    local, steps = DevicePool(["cpu"], "process"), Steps()
+    for number in range(3):
+        done = pool.run(f"r{number}", exact_request(there, number), steps)
+        assert done["computed"] == 8 * 12 and done["device"].endswith("/cpu") and done["peak_rss_mb"] > 50
+        local.run(f"l{number}", exact_request(here, number), Steps())
+    local.close()
+    assert steps.items == 3 * 8 * 12
+    assert np.array_equal(values(there), values(here), equal_nan=True)
+    assert pool.run("r0", exact_request(there, 0), Steps())["computed"] == 0, "what is stored is not computed"
+    assert len(pool.pids()) == 1, "one slot was enough, and keeps its process"
+
+
+def test_a_killed_actor_fails_its_shard_and_the_next_gets_another(tmp_path: Path, pool: Any) -> None:
+    job = exact_job(tmp_path)
+    pool.run("warm", exact_request(job), Steps())
+    (pid,) = pool.pids()
+
+    def kill() -> None:
+        if pool.pids() == [pid]:
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(WorkerLost, match="Ray worker was lost"):
+        pool.run("x", exact_request(job, 1), Steps(kill))
+    assert pool.run("x", exact_request(job, 1), Steps())["computed"] in (0, 96)
+    assert pool.pids() != [pid]
+
+
+def test_an_actor_without_progress_is_ended(tmp_path: Path, pool: Any) -> None:
+    job = exact_job(tmp_path, hang_after=4.0)
+    pool.run("warm", exact_request(job), Steps())
+    (pid,) = pool.pids()
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(WorkerLost, match="no progress for 4 s"):
+        pool.run("x", exact_request(job, 1), Steps())
+    assert pool.run("x", exact_request(job, 1), Steps())["computed"] == 96
+
+
+def test_a_stop_ends_the_shard(tmp_path: Path, pool: Any) -> None:
+    def stop() -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        pool.run("x", exact_request(exact_job(tmp_path)), Steps(stop))
+    assert pool.pids() == []
+
+
+def test_a_cluster_that_runs_on_is_left_as_it_was(cluster: Any, pool: Any, tmp_path: Path) -> None:
+    pool.run("x", exact_request(exact_job(tmp_path)), Steps())
+    pool.leave()
+    assert not ray.is_initialized()
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        assert sum(n["Alive"] for n in ray.nodes()) == 2
+        deadline = time.monotonic() + 20
+        while ray.available_resources().get("GPU", 0) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert ray.available_resources()["GPU"] == 2, "what the slots reserved is free again"
+    finally:
+        ray.shutdown()
+
+
+def test_a_workspace_that_a_machine_does_not_see_is_told(
+    tmp_path: Path, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def elsewhere(self: Workspace) -> Iterator[str]:
+        yield "seen-on-another-machine"
+
+    monkeypatch.setattr(Workspace, "marked", elsewhere)
+    with pytest.raises(UserError, match="does not see the workspace"):
+        pool.run("x", exact_request(exact_job(tmp_path)), Steps())
+
+
+def test_resources_that_no_machine_has_are_told_at_once(cluster: Any) -> None:
+    from nncift_core.execution.ray_pool import RayPool
+
+    for config, told in (
+        ({"num_gpus": 2}, "no machine of the Ray cluster has 2 GPU, 1 CPU for one slot .the most: 1 GPU"),
+        ({"memory_gb": 10_000}, "10000 GB"),
+    ):
+        with pytest.raises(UserError, match=told):
+            RayPool(RayConfig(address=cluster.address, **config))
+        assert not ray.is_initialized()
+    waits = RayPool(RayConfig(address=cluster.address, num_gpus=2, slots=3))
+    assert len(waits.slots) == 3, "with a number of slots the run waits for machines that come"
+    waits.leave()
+
+
+def test_a_wrong_address_ends_before_any_work(make_project: Any) -> None:
+    project: Project = make_project("p")
+    address = f"127.0.0.1:{free_port()}"
+    project.configure(execution={"runner": "ray"}, **{"execution.ray": {"address": address}})
+    done = project.call("run", "job.toml", "--workspace", str(project.workspace), check=2)
+    assert f"no Ray cluster at {address}" in done.stderr and "execution.ray.address" in done.stderr
+    assert not project.workspace.exists()
+
+
+def test_a_valuation_on_a_cluster_is_that_of_this_machine(make_project: Any, cluster: Any) -> None:
+    found = []
+    for name, execution in (
+        ("ray", {"runner": "ray", "execution.ray": {"address": cluster.address}}),
+        ("local", {"isolation": "process"}),
+    ):
+        project: Project = make_project(name)
+        sections = {k: v for k, v in execution.items() if k == "execution.ray"}
+        own = {k: v for k, v in execution.items() if k != "execution.ray"}
+        project.configure(execution=own, **sections)
+        result = project.run()
+        rows = project.ask(
+            "SELECT train_id, target_id, origin, influence FROM influence ORDER BY train_id, target_id"
+        )
+        chosen = project.ask("SELECT rank, train_id FROM selection ORDER BY rank")
+        computed = {c["stage"]: c["computed"] for c in result["costs"] if c["stage"] != "report"}
+        found.append((result["run_id"], rows, chosen, computed))
+        if name == "ray":
+            devices = {c["device"] for c in result["costs"] if c["stage"] == "exact-influence"}
+            assert devices == {"ray: 2 x 1 GPU, 1 CPU"}
+            # Again: nothing is computed twice, wherever it was computed.
+            again = {c["stage"]: c["computed"] for c in project.run()["costs"] if c["stage"] != "report"}
+            assert not any(again.values()), again
+    assert found[0] == found[1]
