@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from alone import settle
 from machine import machine
 
+from nncift_core.devices import usable_cores
+
 ROWS, QUERIES, MODELS, SEED = 300, 24, 40, 0
 # Short rows: forty models of half the pool are trained.
 LONGEST = 600
@@ -52,6 +54,9 @@ def config_of(data: Path, folder: Path, models: int, rows: int) -> dict[str, Any
             "models": models, "remove": [0.05], "removed_queries": 2, "controls": 3,
             "tests": ["lds", "top-k", "duplicates", "wrong"],
         },
+        # A small model keeps one core busy, hardly two: a slot for each core, and shards for both.
+        "shards": {"rows": 75},
+        "execution": {"devices": ["cpu"] * usable_cores()},
     }  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
+from pathlib import Path
+from socket import gethostname
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +24,7 @@ from nncift_core.execution.pool import leave_pools
 from nncift_core.execution.work import JOBS
 from nncift_core.store.files import write_for
 from nncift_core.store.use import in_use
+from nncift_core.store.workspace import Workspace
 from tasks.current import current
 from tasks.elsewhere import ITEMS
 from tasks.shards import compute_group
@@ -31,12 +34,15 @@ _REPORT = 5.0
 
 
 @flow(name="compute-shards", validate_parameters=False, persist_result=False)
-def compute_shards(group: dict[str, Any]) -> State[Any]:
-    """Compute a group of shards; group: as `tasks.elsewhere.Group.message` gives it.
+def compute_shards(workspace: str, file: str, mark: str, version: str) -> State[Any]:
+    """Compute the group of shards that `file` of the workspace's scratch describes (`tasks.elsewhere`).
 
+    mark: by which the workspace is known again on this machine; version: of nncift, where the job began.
     The final state's message is JSON: {"done": counts} or {"error": what went wrong}.
     """
     try:
+        _check(Workspace(workspace), mark, version)
+        group = json.loads((Workspace(workspace).tmp_dir / Path(file).name).read_text(encoding="utf-8"))
         return Completed(message=json.dumps({"done": _computed(group)}))
     except Exception as e:
         return Failed(message=json.dumps({"error": packed(e)}))
@@ -44,20 +50,23 @@ def compute_shards(group: dict[str, Any]) -> State[Any]:
         leave_pools()
 
 
-def _computed(group: dict[str, Any]) -> dict[str, Any]:
-    job = _here(JOBS[group["kind"]].model_validate(group["job"]))
-    if group["version"] != __version__:
+def _check(ws: Workspace, mark: str, version: str) -> None:
+    if version != __version__:
         raise UserError(
-            f"the worker has nncift {__version__}, the job {group['version']}",
+            f"the worker on {gethostname()} has nncift {__version__}, the job {version}",
             field="execution.prefect",
             mend="Install the same version on all machines.",
         )
-    if not job.ws.has_mark(group["mark"]):
+    if not ws.has_mark(mark):
         raise UserError(
-            f"the worker does not see the workspace {job.ws.root}",
+            f"the worker on {gethostname()} does not see the workspace {ws.root}",
             field="--workspace",
             mend="Give a folder that all machines share under this path.",
         )
+
+
+def _computed(group: dict[str, Any]) -> dict[str, Any]:
+    job = _here(JOBS[group["kind"]].model_validate(group["job"]))
     write_for(job.ws.root, group["made_in"])
     current.start(Reported(len(group["shards"])))
     with in_use(job.ws):

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +28,7 @@ from nncift_core import __version__
 from nncift_core.errors import UserError
 from nncift_core.execution.failures import WorkerLost, unpacked
 from nncift_core.execution.job import BaseJob
-from nncift_core.store.files import made_in
+from nncift_core.store.files import made_in, write_json
 from tasks.current import current
 from tasks.progress import say
 
@@ -46,8 +49,8 @@ class Group:
     shards: list[dict[str, Any]]
     given: dict[str, Any]
 
-    def message(self, mark: str) -> dict[str, Any]:
-        """As JSON, for `flows.shard_groups`; mark: of the workspace, by which a machine knows it again."""
+    def message(self) -> dict[str, Any]:
+        """As JSON, for `flows.shard_groups`."""
         return {
             "name": self.name,
             "key": self.key,
@@ -56,8 +59,6 @@ class Group:
             "shards": self.shards,
             "given": self.given,
             "made_in": made_in(self.job.ws.root),
-            "version": __version__,
-            "mark": mark,
         }
 
 
@@ -87,13 +88,14 @@ def compute_elsewhere(group: Group, title: str) -> dict[str, Any]:
     Raises what failed there, and WorkerLost where the flow run was lost, cancelled or crashed; a stop here
     cancels it.
     """
-    deployment = group.job.config.execution.workers.deployment
-    with group.job.ws.marked() as mark, get_client(sync_client=True) as client:
+    ws, deployment = group.job.ws, group.job.config.execution.workers.deployment
+    with _written(group) as file, ws.marked() as mark, get_client(sync_client=True) as client:
+        asked = {"workspace": str(ws.root), "mark": mark, "file": file.name, "version": __version__}
         try:
             # `run_deployment` answers at once with the flow run: nothing is waited for.
             run: Any = run_deployment(
                 deployment,
-                parameters={"group": group.message(mark)},
+                parameters=asked,
                 flow_run_name=f"{group.name} {title}",
                 timeout=0,
             )
@@ -104,6 +106,18 @@ def compute_elsewhere(group: Group, title: str) -> dict[str, Any]:
         except BaseException:
             _cancel(client, run.id)
             raise
+
+
+@contextmanager
+def _written(group: Group) -> Iterator[Path]:
+    """The group as a file of the workspace, while it is computed: thousands of row ids are no parameters of a
+    flow run, which a server keeps."""
+    path = group.job.ws.group_file(group.key)
+    write_json(path, group.message())
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _awaited(client: SyncPrefectClient, run: UUID) -> tuple[FlowRun, int]:

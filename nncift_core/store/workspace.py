@@ -146,6 +146,10 @@ class Workspace:
         """How far a fine-tune is that is not over, as scratch: gone when it is, or when space is freed."""
         return self.tmp_dir / f"training-{fine_tune_key[:16]}"
 
+    def group_file(self, key: str) -> Path:
+        """Shards that another machine is asked to compute, while it does."""
+        return self.tmp_dir / f"group-{key[:16]}.json"
+
     def classifier_dir(self, key: str) -> Path:
         """What was kept of one training of a classifier, or of the subsets that a study trains on."""
         return self.root / "classifiers" / key[:16]
