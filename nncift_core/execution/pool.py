@@ -96,7 +96,8 @@ class DevicePool:
             yield slot
         finally:
             with self._changed:
-                self._free.append(slot)
+                # The one that was used last is the next: its process has its models loaded.
+                self._free.insert(0, slot)
                 self._changed.notify_all()
 
     def _fitting(self, key: str) -> Slot | None:

@@ -2,8 +2,9 @@
 
 A stage that found its values stored costs nothing that day, so a method's price is the measured seconds of
 one item times the items that it needs. Seconds of an item come from every stage of this run that did the same
-work (for embeddings, of all methods; else, of the methods with the same function and teacher), and where this
-run computed none, from other runs with the same models and settings.
+work (for embeddings, of all methods; for what estimators read of a language model, of those with the same
+teacher; else, of the methods with the same function and teacher), and where this run computed none, from
+other runs with the same models and settings.
 """
 
 from __future__ import annotations
@@ -103,6 +104,8 @@ def cost_rows(
 def _work(stage: str, method: Method) -> tuple[str, ...]:
     if stage == "embed":
         return (stage,)
+    if stage == "estimator-features":
+        return (stage, method.teacher)
     # Where estimates are not stored they are made while rows are selected.
     return (stage, method.function, method.teacher, *([method.values] if stage == "select" else []))
 

@@ -17,6 +17,7 @@ from execution.test_pool import Steps, exact_request
 from stored_jobs import exact_job
 
 from nncift_core.config_execution import RayConfig
+from nncift_core.devices import usable_cores
 from nncift_core.errors import UserError
 from nncift_core.execution.failures import Stopped, WorkerLost
 from nncift_core.execution.job import Job
@@ -49,10 +50,17 @@ def pool(cluster: Any) -> Iterator[Any]:
     assert not ray.is_initialized()
 
 
-def values(job: Job) -> Any:
-    """All exact values of a job [rows, columns]; NaN where there is none."""
+def sides(job: Job) -> tuple[Any, Any]:
+    """Rows and columns of a job, whose stores have looked again."""
     p = job.problem()
     p.look_again()
+    return p.rows, p.columns
+
+
+def values(job: Job) -> Any:
+    """All exact values of a job [rows, columns]; NaN where there is none."""
+    sides(job)
+    p = job.problem()
     out = np.full((len(p.rows), len(p.columns)), np.nan, np.float32)
     p.exact_store.fill(p.rows, p.columns, out)
     return out
@@ -63,13 +71,16 @@ def test_shards_on_a_cluster_are_bit_equal_to_local_ones(tmp_path: Path, pool: A
     for name in ("there", "here"):
         (tmp_path / name).mkdir()
     there, here = exact_job(tmp_path / "there"), exact_job(tmp_path / "here")
-    local, steps = DevicePool(["cpu"], "process"), Steps()
+    # As many threads as Ray gives an actor with one CPU: sums of other ones differ in their last bits.
+    local, steps = DevicePool(["cpu"] * usable_cores(), "process"), Steps()
     for number in range(3):
-        done = pool.run(f"r{number}", exact_request(there, number), steps)
-        assert done["computed"] == 8 * 12 and done["device"].endswith("/cpu") and done["peak_rss_mb"] > 50
+        request = exact_request(there, number)
+        done = pool.run(f"r{number}", request, steps)
+        assert done["computed"] == request.shard["missing"] > 0
+        assert done["device"].endswith("/cpu") and done["peak_rss_mb"] > 50
         local.run(f"l{number}", exact_request(here, number), Steps())
     local.close()
-    assert steps.items == 3 * 8 * 12
+    assert steps.items == there.problem().exact_store.coverage(*sides(there)).sum()
     assert np.array_equal(values(there), values(here), equal_nan=True)
     assert pool.run("r0", exact_request(there, 0), Steps())["computed"] == 0, "what is stored is not computed"
     assert len(pool.pids()) == 1, "one slot was enough, and keeps its process"
@@ -79,25 +90,25 @@ def test_a_killed_actor_fails_its_shard_and_the_next_gets_another(tmp_path: Path
     job = exact_job(tmp_path)
     pool.run("warm", exact_request(job), Steps())
     (pid,) = pool.pids()
-
-    def kill() -> None:
-        if pool.pids() == [pid]:
-            os.kill(pid, signal.SIGKILL)
-
+    os.kill(pid, signal.SIGKILL)
     with pytest.raises(WorkerLost, match="Ray worker was lost"):
-        pool.run("x", exact_request(job, 1), Steps(kill))
+        pool.run("x", exact_request(job, 1), Steps())
+    assert pool.pids() == []
     assert pool.run("x", exact_request(job, 1), Steps())["computed"] in (0, 96)
     assert pool.pids() != [pid]
 
 
 def test_an_actor_without_progress_is_ended(tmp_path: Path, pool: Any) -> None:
-    job = exact_job(tmp_path, hang_after=4.0)
-    pool.run("warm", exact_request(job), Steps())
+    for name in ("warm", "hangs"):
+        (tmp_path / name).mkdir()
+    # The first shard waits for the imports of its process.
+    pool.run("warm", exact_request(exact_job(tmp_path / "warm")), Steps())
+    job = exact_job(tmp_path / "hangs", hang_after=4.0)
     (pid,) = pool.pids()
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(WorkerLost, match="no progress for 4 s"):
         pool.run("x", exact_request(job, 1), Steps())
-    assert pool.run("x", exact_request(job, 1), Steps())["computed"] == 96
+    assert pool.run("y", exact_request(exact_job(tmp_path), 1), Steps())["computed"] == 96
 
 
 def test_a_stop_ends_the_shard(tmp_path: Path, pool: Any) -> None:

@@ -39,6 +39,17 @@ def test_a_stage_that_found_its_values_costs_what_others_measured_for_the_same_w
     assert grouped(rows, "less, exact") == pytest.approx({"embeddings": 10, "labels": 100})
 
 
+def test_what_estimators_read_of_a_model_costs_the_same_whatever_the_function() -> None:
+    other, small = Method("delift", "estimated"), Method("less", "estimated", teacher="small")
+    costs = [
+        cost("estimator-features (delift, estimated)", 10, 10, 20.0),
+        cost("estimator-features (less, estimated)", 10, 0, 0.0),
+        cost(f"estimator-features ({small.name})", 10, 0, 0.0),
+    ]
+    found = {r["method"]: r["full_seconds"] for r in cost_rows(costs, [other, ESTIMATED, small], "r")}
+    assert found == {other.name: 20.0, ESTIMATED.name: 20.0, small.name: None}
+
+
 def test_what_was_never_measured_has_no_price() -> None:
     rows = cost_rows([cost("features (less, exact)", 10, 0, 0.1)], [EXACT], "r")
     assert rows[0]["full_seconds"] is None and method_seconds(rows, "less, exact") is None
