@@ -10,14 +10,13 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from flows.audit_stages import Audit
-from flows.server import connected
-from flows.start import AnyConfig, at_work, call_flow, ingest, resolve
+from flows.start import AnyConfig, at_work, call_flow, ingest, ready, resolve
 from flows.upkeep import end_crashed
 from nncift_core.config import Config, parse_config
 from nncift_core.errors import UserError
 from nncift_core.pipeline.attribution import audit_config, audit_key, method_names, model_counts
 from nncift_core.pipeline.attribution_plan import check_audit
-from nncift_core.store.workspace import DEFAULT, Workspace
+from nncift_core.store.workspace import DEFAULT
 from nncift_core.text import one_line
 from tasks.progress import say
 
@@ -51,8 +50,7 @@ def audit_values(config: AnyConfig, workspace: str | Path = DEFAULT, command: st
     own = audit_config(resolved)
     inputs = check_audit(own, workspace, fetch=True)
     pool = sum(len(i.examples) for i in inputs if i.role == "pool")
-    with connected(say) as ui_url:
-        ws = Workspace.create(workspace)
+    with ready(resolved, workspace) as (ui_url, ws):
         methods, models = len(method_names(own)), sum(model_counts(own).values())
         say(f"auditing {methods} methods on {pool:,} pool rows with at most {models:,} models; watch it at "
             f"{ui_url}")  # fmt: skip

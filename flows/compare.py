@@ -10,15 +10,14 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from flows.compare_stages import Compare
-from flows.server import connected
-from flows.start import AnyConfig, at_work, call_flow, checked, ingest, resolve
+from flows.start import AnyConfig, at_work, call_flow, checked, ingest, ready, resolve
 from flows.upkeep import end_crashed
 from nncift_core.config import Config, parse_config
 from nncift_core.errors import UserError
 from nncift_core.pipeline.compare import check_compare, compare_key, compare_series
 from nncift_core.pipeline.inputs import Input
 from nncift_core.pipeline.methods import check_methods
-from nncift_core.store.workspace import DEFAULT, Workspace
+from nncift_core.store.workspace import DEFAULT
 from nncift_core.text import one_line
 from tasks.progress import say
 
@@ -57,8 +56,7 @@ def compare_methods(config: AnyConfig, workspace: str | Path = DEFAULT, command:
         role: sum(len(i.examples) for i in inputs if i.role == role) for role in ("pool", "target", "test")
     }
     methods = check_compare(resolved)
-    with connected(say) as ui_url:
-        ws = Workspace.create(workspace)
+    with ready(resolved, workspace) as (ui_url, ws):
         say(f"comparing {len(methods)} methods on {rows['pool']:,} pool rows, {rows['target']:,} target rows "
             f"and {rows['test']:,} held-out rows; watch it at {ui_url}")  # fmt: skip
         result = call_flow(compare, "comparison", resolved, ws, command=command)

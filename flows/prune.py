@@ -11,8 +11,7 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from flows.prune_stages import PruneStages
-from flows.server import connected
-from flows.start import Ingested, at_work, call_flow, ingested, report_reading
+from flows.start import Ingested, at_work, call_flow, ingested, ready, report_reading
 from flows.upkeep import end_crashed
 from nncift_core.config_prune import PruneConfig, load_prune_config, parse_prune_config
 from nncift_core.errors import UserError
@@ -76,8 +75,7 @@ def prune_data(config: AnyPruneConfig, workspace: str | Path = DEFAULT, command:
     resolved = resolve_prune(config)
     inputs = checked(resolved, workspace)
     rows, classes = len(inputs[0].examples), len({e.label for e in inputs[0].examples})
-    with connected(say) as ui_url:
-        ws = Workspace.create(workspace)
+    with ready(resolved, workspace) as (ui_url, ws):
         say(f"pruning {rows:,} rows of {classes:,} classes ({resolved.training.mode} encoder); "
             f"watch it at {ui_url}")  # fmt: skip
         result = call_flow(prune, "prune run", resolved, ws, command=command)

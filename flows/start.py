@@ -14,6 +14,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.one_at_a_time import alone_in
 from flows.provenance import versions
+from flows.server import connected
 from flows.upkeep import begin
 from nncift_core.config import Config, load_config, parse_config, settled
 from nncift_core.config_prune import PruneConfig
@@ -64,6 +65,23 @@ def checked(config: Config, workspace: str | Path) -> list[Input]:
     return inputs
 
 
+@contextmanager
+def ready(config: Config | PruneConfig, workspace: str | Path) -> Iterator[tuple[str | None, Workspace]]:
+    """The server's address and the workspace, once everything that computes shards can be reached: nothing is
+    written before.
+
+    Raises UserError for a Ray cluster that cannot be used, and where the server lacks the deployment of
+    Prefect workers.
+    """
+    execution = config.execution
+    if execution.runner == "ray":
+        pool_of(config)
+    with connected(say) as ui_url:
+        if execution.runner == "prefect":
+            check_workers(execution.workers.deployment)
+        yield ui_url, Workspace.create(workspace)
+
+
 def call_flow(
     flow: Flow[..., Any], what: str, config: Config | PruneConfig, ws: Workspace, **given: Any
 ) -> dict[str, Any]:
@@ -72,8 +90,6 @@ def call_flow(
     what: what its failure is called. Raises RunError for an error that is not nncift's own; its traceback
     is in the server's logs.
     """
-    if config.execution.runner == "prefect":
-        check_workers(config.execution.workers.deployment)
     runner: Any = ThreadPoolTaskRunner(max_workers=max(1, len(pool_of(config).slots)))
     configured: Flow[..., Any] = flow.with_options(task_runner=runner)
     try:

@@ -9,13 +9,12 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
-from flows.server import connected
-from flows.start import AnyConfig, at_work, call_flow, checked, ingest, resolve
+from flows.start import AnyConfig, at_work, call_flow, checked, ingest, ready, resolve
 from flows.sweep_stages import Sweep
 from flows.upkeep import end_crashed
 from nncift_core.config import parse_config
 from nncift_core.pipeline.sweep import check_study, study_config, sweep_key
-from nncift_core.store.workspace import DEFAULT, Workspace
+from nncift_core.store.workspace import DEFAULT
 from nncift_core.text import one_line
 from tasks.progress import say
 from tasks.sweep import forget_material
@@ -53,8 +52,7 @@ def study_estimators(
     what = check_study(resolved, study)
     inputs = checked(study_config(resolved), workspace)
     pool = sum(len(i.examples) for i in inputs if i.role == "pool")
-    with connected(say) as ui_url:
-        ws = Workspace.create(workspace)
+    with ready(resolved, workspace) as (ui_url, ws):
         function = resolved.influence.function
         say(f"studying {what} of {function} on a part of {pool:,} pool rows; watch it at {ui_url}")
         return SweepResult(ui_url=ui_url, **call_flow(sweep, "sweep", resolved, ws, study=study))

@@ -9,14 +9,13 @@ from prefect import Flow, flow
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
-from flows.server import connected
-from flows.start import AnyConfig, Ingested, at_work, call_flow, checked, ingest, resolve
+from flows.start import AnyConfig, Ingested, at_work, call_flow, checked, ingest, ready, resolve
 from flows.upkeep import end_crashed
 from flows.valuation_stages import Valuation
 from nncift_core.config import Config, parse_config, run_key, series_key
 from nncift_core.errors import UserError
 from nncift_core.pipeline.inputs import Input
-from nncift_core.store.workspace import DEFAULT, Workspace
+from nncift_core.store.workspace import DEFAULT
 from nncift_core.text import one_line
 from tasks.progress import say
 
@@ -59,8 +58,7 @@ def called(
     """Check a job and run `flow` on it; names: what its failure is called, and what it is said to do."""
     resolved = resolve(config)
     work = work_of(resolved, checked(resolved, workspace))
-    with connected(say) as ui_url:
-        ws = Workspace.create(workspace)
+    with ready(resolved, workspace) as (ui_url, ws):
         say(f"{names[1]} {work}; watch it at {ui_url}")
         result = call_flow(flow, names[0], resolved, ws, command=command)
     return ValuationResult(ui_url=ui_url, **result)

@@ -45,6 +45,7 @@ def pool(cluster: Any) -> Iterator[Any]:
     from nncift_core.execution.ray_pool import RayPool
 
     made = RayPool(RayConfig(address=cluster.address))
+    assert len(made.slots) == 2 and "1 GPU, 1 CPU" in made.where
     yield made
     made.leave()
     assert not ray.is_initialized()
@@ -175,7 +176,7 @@ def test_a_valuation_on_a_cluster_is_that_of_this_machine(make_project: Any, clu
     found = []
     for name, execution in (
         ("ray", {"runner": "ray", "execution.ray": {"address": cluster.address}}),
-        ("local", {"isolation": "process"}),
+        ("local", {"isolation": "process", "devices": ["cpu"] * usable_cores()}),
     ):
         project: Project = make_project(name)
         sections = {k: v for k, v in execution.items() if k == "execution.ray"}
