@@ -108,6 +108,11 @@ class ExecutionConfig(Section):
         return self
 
     @property
+    def slots(self) -> int | None:
+        """Slots on other machines, as far as the config says how many; None for this machine's devices."""
+        return {"local": None, "ray": self.cluster.slots, "prefect": self.workers.slots}[self.runner]
+
+    @property
     def cluster(self) -> RayConfig:
         """`[execution.ray]`, or its defaults."""
         return self.ray or RayConfig()

@@ -41,7 +41,7 @@ def told(
     work = counted.work
     known = rates if not missing_rates(rates, work) else None
     left = left_of(config, ws, counted.inputs, work)
-    slots = len(resolve_devices(config.execution.devices))
+    slots = config.execution.slots or len(resolve_devices(config.execution.devices))
     if recorded is not None:
         stages = _by_costs(work, left, recorded)
     elif known is not None:

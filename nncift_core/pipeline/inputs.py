@@ -138,25 +138,33 @@ def check_teacher(config: Config, *, fetch: bool) -> None:
     section = config.language_model
     if not CATALOGUE[config.influence.function].teacher or not (fetch or is_local(section, config.base_dir)):
         return
-    slot = resolve_devices(config.execution.devices)[0]
-    check_language_model(section, pick(section.device, slot, "language_model.device"), config.base_dir)
+    if config.execution.runner == "local":
+        slot = resolve_devices(config.execution.devices)[0]
+        device = pick(section.device, slot, "language_model.device")
+    else:
+        # Its device is on another machine, which checks what the weights need.
+        section, device = section.model_copy(update={"quantization": "none"}), "cpu"
+    check_language_model(section, device, config.base_dir)
 
 
 def check_devices(config: Config) -> None:
     """Raise UserError for a device that the config names and this machine lacks, and for a training on more
-    GPUs than there are."""
-    resolve_devices(config.execution.devices)
-    if config.finetune is not None and config.finetune.devices > 1 and config.execution.runner == "ray":
+    GPUs than there are. Devices of other machines (`execution.runner`) are checked there."""
+    several = config.finetune is not None and config.finetune.devices > 1
+    if several and config.execution.runner == "ray":
         raise UserError(
-            "a slot of a Ray cluster has the GPUs of one model each",
+            "a slot of a Ray cluster trains one model on its own GPU",
             field="finetune.devices",
             mend='Set it to 1, or runner = "local" on a machine with so many GPUs.',
         )
+    if config.execution.runner != "local":
+        return
+    resolve_devices(config.execution.devices)
     devices = {"encoder": config.encoder.device, "language_model": config.language_model.device}
     if config.finetune is not None:
         devices["finetune"] = config.finetune.device
     for section, device in devices.items():
         if device != "auto":
             check_device(device, f"{section}.device")
-    if config.finetune is not None and config.finetune.devices > 1:
+    if several:
         training_devices(config)

@@ -162,7 +162,10 @@ def _check_held_out(train: Input, test: Input) -> None:
 
 
 def check_prune_devices(config: PruneConfig) -> None:
-    """Raise UserError for a device that the config names and this machine lacks."""
+    """Raise UserError for a device that the config names and this machine lacks; those of other machines
+    (`execution.runner`) are checked there."""
+    if config.execution.runner != "local":
+        return
     resolve_devices(config.execution.devices)
     if config.encoder.device != "auto":
         check_device(config.encoder.device, "encoder.device")
