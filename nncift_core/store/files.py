@@ -160,8 +160,8 @@ def read_manifest(payload: Path) -> Manifest | None:
     """The manifest of `payload`, or None when there is none or it cannot be read."""
     try:
         data = json.loads(manifest_path(payload).read_text(encoding="utf-8"))
-        stamp = data.get("stamp")
-        return Manifest(**{**data, "parents": tuple(data["parents"]), "stamp": stamp and tuple(stamp)})
+        stamp = tuple(data["stamp"]) if "stamp" in data and data["stamp"] else None
+        return Manifest(**{**data, "parents": tuple(data["parents"]), "stamp": stamp})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         # ValueError: neither JSON nor, after a damage, always UTF-8.
         return None

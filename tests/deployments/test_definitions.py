@@ -93,6 +93,7 @@ def test_automations_are_ones_that_prefect_understands() -> None:
 def test_a_config_takes_the_place_of_the_built_in_data(offline_project: Project) -> None:
     path = offline_project.configure()
     found = named(with_config(shipped("ws"), path))
+    assert found.pop("shards").parameters == {}
     assert set(found) == {"valuation", "refresh"}, "nothing to compare without [finetune]"
     for d in found.values():
         assert d.parameters["config"]["pool"]["source"] == "pool.jsonl"

@@ -83,9 +83,10 @@ def test_bits_do_not_depend_on_threads_or_on_the_tile(monkeypatch):
 
 
 def test_threads_keep_to_the_affinity_and_to_torch(monkeypatch):
+    from nncift_core import devices
     from nncift_core.estimator import network_calibration
 
-    monkeypatch.setattr(network_calibration.os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert network_calibration.usable_threads() == 5
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)

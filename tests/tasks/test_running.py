@@ -38,9 +38,10 @@ def made(count: int) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    """A job whose config nobody reads."""
+    """A job of whose config only `[execution]` is read."""
     ws = Workspace.create(tmp_path / "ws")
-    return Job(workspace=str(ws.root), config_json="{}", base_dir="", identity=Keys("encoder", "function"))
+    config = '{"pool": {"source": "builtin:pool"}, "target": {"source": "builtin:target"}}'
+    return Job(workspace=str(ws.root), config_json=config, base_dir="", identity=Keys("encoder", "function"))
 
 
 @pytest.mark.parametrize("count", [1, 39, 40, 41, 99, 100, 101, 1000, 7777])
