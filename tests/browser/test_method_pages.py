@@ -27,7 +27,7 @@ HOSTILE = f"{SCRIPT} {{{{ 7*7 }}}} \u202e"
 
 
 def compared(project: Project) -> dict[str, Any]:
-    """A comparison whose training rows, whose masks the page shows, mean harm; for `make screenshots` that of
+    """A comparison with training rows and a task whose names mean harm; for `make screenshots` that of
     examples/compare.toml."""
     if os.environ.get("NNCIFT_SCREENSHOTS"):
         job = str(Path(__file__).parents[2] / "examples" / "compare.toml")
@@ -36,13 +36,17 @@ def compared(project: Project) -> dict[str, Any]:
     named = [{**r, "prompt": f"{SCRIPT} {r['prompt']}"} for r in oracle_rows("pool")]
     write_jsonl(project.folder / "pool.jsonl", named)
     with_held_out(project)
+    held = project.folder / "held_out.jsonl"
+    rows = [json.loads(line) for line in held.read_text(encoding="utf-8").splitlines()]
+    write_jsonl(held, [{**r, "task": HOSTILE if r["task"] == "odd" else r["task"]} for r in rows])
     done = project.call("compare", "job.toml", "--workspace", str(project.workspace), "--json")
     return dict(json.loads(done.stdout))
 
 
 def audited(project: Project) -> dict[str, Any]:
-    """An audit with a target task whose name means harm."""
-    write_jsonl(project.folder / "target.jsonl", [{**r, "task": HOSTILE} for r in oracle_rows("target")])
+    """An audit with two target tasks, the name of one of which means harm."""
+    rows = [{**r, "task": "even" if k % 2 else HOSTILE} for k, r in enumerate(oracle_rows("target"))]
+    write_jsonl(project.folder / "target.jsonl", rows)
     project.configure(
         finetune=TRAINING,
         audit={
