@@ -56,6 +56,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/planner.py
+	$(BIN)/python benchmarks/capacity.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exact_influence.py
 	$(BIN)/python -m benchmarks.builtin_lm.context
 	$(BIN)/python benchmarks/overhead.py
