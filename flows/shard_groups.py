@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from pathlib import Path
 from socket import gethostname
 from typing import Any
 from uuid import UUID
@@ -34,15 +33,15 @@ _REPORT = 5.0
 
 
 @flow(name="compute-shards", validate_parameters=False, persist_result=False)
-def compute_shards(workspace: str, file: str, mark: str, version: str) -> State[Any]:
-    """Compute the group of shards that `file` of the workspace's scratch describes (`tasks.elsewhere`).
+def compute_shards(workspace: str, key: str, mark: str, version: str) -> State[Any]:
+    """Compute the group of shards that the workspace holds under `key` (`tasks.elsewhere`).
 
     mark: by which the workspace is known again on this machine; version: of nncift, where the job began.
     The final state's message is JSON: {"done": counts} or {"error": what went wrong}.
     """
     try:
         _check(Workspace(workspace), mark, version)
-        group = json.loads((Workspace(workspace).tmp_dir / Path(file).name).read_text(encoding="utf-8"))
+        group = json.loads(Workspace(workspace).group_file(key).read_text(encoding="utf-8"))
         return Completed(message=json.dumps({"done": _computed(group)}))
     except Exception as e:
         return Failed(message=json.dumps({"error": packed(e)}))

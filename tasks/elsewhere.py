@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -89,8 +88,8 @@ def compute_elsewhere(group: Group, title: str) -> dict[str, Any]:
     cancels it.
     """
     ws, deployment = group.job.ws, group.job.config.execution.workers.deployment
-    with _written(group) as file, ws.marked() as mark, get_client(sync_client=True) as client:
-        asked = {"workspace": str(ws.root), "mark": mark, "file": file.name, "version": __version__}
+    with _written(group), ws.marked() as mark, get_client(sync_client=True) as client:
+        asked = {"workspace": str(ws.root), "key": group.key, "mark": mark, "version": __version__}
         try:
             # `run_deployment` answers at once with the flow run: nothing is waited for.
             run: Any = run_deployment(
@@ -109,13 +108,13 @@ def compute_elsewhere(group: Group, title: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _written(group: Group) -> Iterator[Path]:
+def _written(group: Group) -> Iterator[None]:
     """The group as a file of the workspace, while it is computed: thousands of row ids are no parameters of a
     flow run, which a server keeps."""
     path = group.job.ws.group_file(group.key)
     write_json(path, group.message())
     try:
-        yield path
+        yield
     finally:
         path.unlink(missing_ok=True)
 

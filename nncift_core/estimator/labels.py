@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from nncift_core.estimator.label_sizes import corner
 from nncift_core.hashing import hash_rank
+from nncift_core.ids import Sorted
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -141,12 +142,7 @@ def audit_unlabelled(
 
 def positions(ids: Int64, wanted: Int64) -> Int64:
     """Index into the distinct `ids` [n] of each of `wanted` [k]; -1 where it is not among them."""
-    if not len(ids):
-        return np.full(len(wanted), -1, np.int64)
-    order = np.argsort(ids, kind="stable")
-    at = order[np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)]
-    out: Int64 = np.where(ids[at] == wanted, at, -1)
-    return out
+    return Sorted(ids).find(wanted)
 
 
 def pairs_isin(rows: Int64, columns: Int64, of_rows: Int64, of_columns: Int64) -> Bool:

@@ -13,12 +13,12 @@ from nncift_core.encoders import encoder_key
 from nncift_core.finetune import student_key
 from nncift_core.forward_features import forward_key
 from nncift_core.hashing import digest
+from nncift_core.ids import Sorted
 from nncift_core.influence.contract import Rows, Side
 from nncift_core.influence.registry import function_key
 from nncift_core.language_models import language_model_key
 from nncift_core.pipeline.labelling import label_fraction, label_rule, planned_labels
 from nncift_core.store.datasets import Dataset, version_contents
-from nncift_core.store.ids import Sorted
 from nncift_core.store.references import DatasetRef, Refresh
 from nncift_core.store.segments import SegmentStore
 from nncift_core.store.vectors import VectorStore

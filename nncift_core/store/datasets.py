@@ -21,9 +21,9 @@ from pydantic import ValidationError
 
 from nncift_core.errors import IntegrityError
 from nncift_core.hashing import canonical_json, content_hash, content_id, digest, example_id, int63
+from nncift_core.ids import Sorted, distinct
 from nncift_core.records import Example
 from nncift_core.store.files import is_intact, locked, publish, verify
-from nncift_core.store.ids import Sorted, distinct
 from nncift_core.store.references import DatasetRef
 from nncift_core.store.workspace import Workspace
 

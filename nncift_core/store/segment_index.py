@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from nncift_core.store.ids import Groups, Sorted, pushed, spans
+from nncift_core.ids import Groups, Sorted, pushed, spans
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -90,23 +89,6 @@ class TileIndex:
                     found.append(Overlap(name, rows[0], to_columns, rows[1], from_columns))
         return sorted(found, key=lambda o: o.name)
 
-    def holding(self, row_ids: Int64, column_ids: Int64) -> Iterator[tuple[str, Int64, Int64]]:
-        """By name, every tile that may hold one of the pairs (row_ids[k], column_ids[k]): where in it each of
-        them stands, rows [k] and columns [k], -1 where it does not."""
-        found = sorted(
-            (name, number)
-            for number in self._of_row.of(row_ids).tolist()
-            for name in self._groups[number].names
-        )
-        rows, columns = dict[int, Int64](), dict[int, Int64]()
-        for name, number in found:
-            own = self._columns[name]
-            if number not in rows:
-                rows[number] = Sorted(self._groups[number].row_ids).find(row_ids)
-            if id(own) not in columns:
-                columns[id(own)] = Sorted(own).find(column_ids)
-            yield name, rows[number], columns[id(own)]
-
 
 def _common(wanted: Int64, own: Int64) -> tuple[Int64, Int64]:
     """Where the ids that both have stand in each."""
@@ -148,22 +130,6 @@ class PairIndex:
             here = j >= 0
             found.append((i[here], j[here], run.values[at[here]]))
         return found
-
-    def lookup(self, row_ids: Int64, column_ids: Int64) -> Float32:
-        """Values of the pairs (row_ids[k], column_ids[k]) [k]; NaN where unknown."""
-        out = np.full(len(row_ids), np.nan, np.float32)
-        if not self._runs or not len(row_ids):
-            return out
-        rows, i = np.unique(row_ids, return_inverse=True)
-        columns, j = np.unique(column_ids, return_inverse=True)
-        wanted = i * len(columns) + j
-        for at_row, at_column, values in self.within(rows, columns):
-            if not len(values):
-                continue
-            cells = at_row * len(columns) + at_column
-            place = Sorted(cells).find(wanted)
-            out = np.where(place >= 0, values[np.maximum(place, 0)], out)
-        return out
 
 
 def _joined(earlier: _Pairs, later: _Pairs) -> _Pairs:

@@ -114,16 +114,6 @@ class SegmentStore:
         for i, j, values in self._pairs.within(row_ids, column_ids):
             out[i, j] = values
 
-    def lookup(self, row_ids: Int64, column_ids: Int64) -> Float32:
-        """Values of single pairs [k]; NaN where unknown."""
-        out = self._pairs.lookup(row_ids, column_ids)
-        unknown = np.flatnonzero(np.isnan(out))
-        for name, r, c in self._tiles.holding(row_ids[unknown], column_ids[unknown]):
-            here = (r >= 0) & (c >= 0) & np.isnan(out[unknown])
-            if here.any():
-                out[unknown[here]] = self._tile(name)[r[here], c[here]]
-        return out
-
     def write_tile(
         self,
         row_ids: Int64,

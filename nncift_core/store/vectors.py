@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from nncift_core.errors import RunError
 from nncift_core.hashing import digest
+from nncift_core.ids import Places
 from nncift_core.store.files import publish
-from nncift_core.store.ids import Places
 from nncift_core.store.shards import Signature, read_checked, readable
 from nncift_core.store.workspace import Workspace
 

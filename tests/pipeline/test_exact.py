@@ -111,9 +111,9 @@ def test_scattered_shards_resume_and_use_what_other_designs_computed(make: Make)
     computed(p)
     p = make(labels="scattered")
     plan = plan_exact(p)
-    known = p.exact_store.lookup(*plan.labels())
+    known = stored_values(p.exact_store, *plan.labels())
     assert plan.missing == plan.pairs - sum(
-        int((~np.isnan(p.exact_store.lookup(np.array(s.rows), np.array(s.columns)))).sum())
+        int((~np.isnan(stored_values(p.exact_store, np.array(s.rows), np.array(s.columns)))).sum())
         for s in plan.shards
     )
     assert 0 < int((~np.isnan(known)).sum()) < len(known)
@@ -159,7 +159,7 @@ def test_stored_values_come_from_tiles_and_pairs_in_any_order(
     computed(p)
     rng = np.random.default_rng(0)
     rows, columns = rng.choice(p.rows, 200), rng.choice(p.columns, 200)
-    found = p.exact_store.lookup(rows, columns)
+    found = stored_values(p.exact_store, rows, columns)
     assert 0 < np.isnan(found).sum() < 200
     np.testing.assert_array_equal(stored_values(p.exact_store, rows, columns), found)
     monkeypatch.setattr("nncift_core.pipeline.exact_shards._CELLS", 50)

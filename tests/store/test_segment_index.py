@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nncift_core.errors import IntegrityError
+from nncift_core.pipeline.exact_shards import stored_values
 from nncift_core.store.segments import SegmentStore
 from nncift_core.store.vectors import VectorStore
 from nncift_core.store.workspace import Workspace
@@ -57,7 +58,7 @@ def test_the_index_knows_what_a_dictionary_knows(
     coverage = store.coverage(array(rows), array(columns))
     assert np.array_equal(coverage.ravel(), ~np.isnan(expected))
     assert store.missing(array(rows), array(columns)) == int(np.isnan(expected).sum())
-    found = store.lookup(array([p[0] for p in wanted]), array([p[1] for p in wanted]))
+    found = stored_values(store, array([p[0] for p in wanted]), array([p[1] for p in wanted]))
     assert np.array_equal(found, expected, equal_nan=True)
     assert store.files(array(rows)) == sorted(p for p, of in touching.items() if not of.isdisjoint(rows))
     assert store.files() == sorted(touching)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nncift_core.errors import RunError
+from nncift_core.pipeline.exact_shards import stored_values
 from nncift_core.store.files import sum_counts
 from nncift_core.store.matrix import MatrixReader
 from nncift_core.store.segments import SegmentStore, rectangles
@@ -46,7 +47,7 @@ def test_tiles_and_pairs_are_found_by_content(ws: Workspace) -> None:
     assert np.array_equal(out[:2], table(ROWS[:2], COLUMNS))
     assert out[2, 1] == -1.5
     assert np.isnan(out[3]).all()
-    assert again.lookup(ROWS[[0, 2, 3]], COLUMNS[[2, 1, 0]]).tolist()[:2] == [5008.0, -1.5]
+    assert stored_values(again, ROWS[[0, 2, 3]], COLUMNS[[2, 1, 0]]).tolist()[:2] == [5008.0, -1.5]
 
 
 def test_a_damaged_segment_is_dropped_so_that_it_is_computed_again(ws: Workspace) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nncift_core.store.ids import Places, Sorted, distinct
+from nncift_core.ids import Places, Sorted, distinct
 
 IDS = st.lists(st.integers(-(2**62), 2**62) | st.integers(0, 8), max_size=30)
 
