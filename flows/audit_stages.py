@@ -234,7 +234,7 @@ class Audit(Stages):
         report = self.report()
         self._artifact(rows)
         return {
-            "run_id": self.run_id, "attempt": self.attempt.number, "workspace": str(self.ws.root),
+            "run_id": self.run_id, "attempt": self.attempt.number, "workspace": self.ws.address,
             "report": str(self.ws.root / report), "facts": facts, "measures": rows,
             "costs": self.attempt.costs(),
         }  # fmt: skip

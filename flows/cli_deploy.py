@@ -14,6 +14,7 @@ import typer
 from flows.cli_options import WorkspaceOption
 from flows.cli_output import JsonOption, print_json
 from flows.cli_running import quieten
+from nncift_core.store.remote.address import address_of
 from nncift_core.store.workspace import DEFAULT
 
 # What the work pool of shard groups has behind the name of the other one (deployments/prefect.yaml).
@@ -58,7 +59,7 @@ def deploy(
     from flows.definitions import scheduled, shipped, with_config
     from flows.one_at_a_time import limit_name
 
-    where = workspace.expanduser().resolve()
+    where = address_of(workspace)
     definitions = shipped(where) if config is None else with_config(shipped(where), config)
     definitions = scheduled(definitions, cron, interval, timezone)
     if webhook not in (None, "off"):
@@ -75,7 +76,7 @@ def deploy(
     found: dict[str, Any] = {
         "api_url": api_url,
         "ui_url": ui_url,
-        "workspace": str(where),
+        "workspace": where,
         "config": str(config.resolve()) if config else None,
         "work_pool": pool,
         "limit": limit_name(where),
@@ -148,7 +149,7 @@ def notify_data(
     print(f"the server at {api_url} knows that new data are there")
     if not heard_by:
         print(
-            f"note: nothing there listens for workspace {workspace.expanduser().resolve()}; "
+            f"note: nothing there listens for workspace {address_of(workspace)}; "
             "deploy it first: nncift deploy --workspace DIR",
             file=sys.stderr,
         )

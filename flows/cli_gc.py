@@ -41,7 +41,7 @@ def gc(
         freed = collect(ws, plan) if delete else 0
     told = _told(plan, keep, freed if delete else None)
     if json_:
-        print_json({"workspace": str(ws.root), **told})
+        print_json({"workspace": ws.address, **told})
     else:
         _show(plan, told)
 

@@ -10,7 +10,10 @@ import typer
 WorkspaceOption = Annotated[
     Path,
     typer.Option(
-        "--workspace", "-w", envvar="NNCIFT_WORKSPACE", help="Folder that keeps everything computed."
+        "--workspace",
+        "-w",
+        envvar="NNCIFT_WORKSPACE",
+        help="Folder that keeps everything computed, or its URL (s3://BUCKET/PREFIX).",
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]

@@ -167,7 +167,7 @@ class Compare(Stages):
         report = self.report()
         self._artifact(views["compare_summary"])
         return {
-            "run_id": self.run_id, "attempt": self.attempt.number, "workspace": str(self.ws.root),
+            "run_id": self.run_id, "attempt": self.attempt.number, "workspace": self.ws.address,
             "report": str(self.ws.root / report), "facts": facts, "methods": views["methods"],
             "summary": views["compare_summary"], "method_costs": views["method_costs"],
             "costs": self.attempt.costs(),

@@ -17,6 +17,7 @@ from nncift_core.config import Config, load_config
 from nncift_core.config_prune import load_prune_config
 from nncift_core.config_toml import read_toml
 from nncift_core.errors import UserError
+from nncift_core.store.remote.address import address_of
 
 # The work pool of the shipped definitions, and what `nncift deploy` calls it without --pool.
 POOL = "nncift"
@@ -64,7 +65,7 @@ def read_yaml(name: str) -> dict[str, Any]:
 
 
 def _definition(raw: dict[str, Any], workspace: str | Path) -> Definition:
-    where = str(Path(workspace).expanduser().resolve())
+    where = address_of(workspace)
     path, function = raw["entrypoint"].split(":")
     module = path.removesuffix(".py").replace("/", ".")
     return Definition(

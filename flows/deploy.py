@@ -6,7 +6,6 @@ import contextlib
 import importlib
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -60,7 +59,7 @@ class Deployed:
 
 
 def apply(
-    client: SyncPrefectClient, definitions: list[Definition], workspace: Path, pool: str, ui_url: str
+    client: SyncPrefectClient, definitions: list[Definition], workspace: str, pool: str, ui_url: str
 ) -> list[Deployed]:
     """Make or replace everything that `definitions` need; doing it again changes nothing.
 

@@ -10,6 +10,7 @@ from prefect.events.schemas.events import Event
 
 from flows.definitions import DATA_ARRIVED
 from flows.one_at_a_time import workspace_digest
+from nncift_core.store.remote.address import address_of
 
 
 def data_arrived(client: SyncPrefectClient, workspace: Path, dataset: str | None) -> str:
@@ -18,21 +19,21 @@ def data_arrived(client: SyncPrefectClient, workspace: Path, dataset: str | None
     dataset: the name of the data set that grew, for people; every refresh of the workspace looks at all of
     them.
     """
-    where = workspace.expanduser().resolve()
+    where = address_of(workspace)
     event = Event(
         event=DATA_ARRIVED,
         resource={
             "prefect.resource.id": resource_id(where),
-            "prefect.resource.name": where.name,
+            "prefect.resource.name": Path(where).name,
         },  # type: ignore[arg-type]
-        payload={"workspace": str(where), "dataset": dataset},
+        payload={"workspace": where, "dataset": dataset},
     )
     answer = client.request("POST", "/events", json=[event.model_dump(mode="json")])
     answer.raise_for_status()
     return str(event.id)
 
 
-def resource_id(workspace: Path) -> str:
+def resource_id(workspace: str | Path) -> str:
     """What the event is about, without the path."""
     return f"nncift.workspace.{workspace_digest(workspace)}"
 

@@ -10,16 +10,18 @@ from pathlib import Path
 from prefect.concurrency.sync import concurrency
 from prefect.runtime import deployment
 
+from nncift_core.store.remote.address import address_of
+
 # Seconds after which the place of a killed run is free; a living one renews it three times as often.
 LEASE_SECONDS = 60
 
 
 def workspace_digest(workspace: str | Path) -> str:
-    """12 hex characters that stand for a workspace: of the SHA-256 of its absolute path.
+    """12 hex characters that stand for a workspace: of the SHA-256 of its absolute path or URL.
 
     Limits, events and block names carry it instead of the path.
     """
-    return hashlib.sha256(str(Path(workspace).expanduser().resolve()).encode("utf-8")).hexdigest()[:12]
+    return hashlib.sha256(address_of(workspace).encode("utf-8")).hexdigest()[:12]
 
 
 def limit_name(workspace: str | Path) -> str:

@@ -116,7 +116,7 @@ def prune(config: dict[str, Any], workspace: str, base_dir: str = "", command: s
 
 def _ingest(config: PruneConfig, inputs: list[Input], workspace: str) -> Ingested:
     job = PruneJob(
-        workspace=str(Workspace.create(workspace).root),
+        workspace=Workspace.create(workspace).address,
         config_json=config.model_dump_json(),
         base_dir=config.base_dir,
         identity=prune_keys(config),

@@ -134,7 +134,7 @@ class PruneStages(Stages):
         report = self.report()
         self._artifacts(facts, summary, report)
         return {
-            "run_id": self.run_id, "attempt": self.attempt.number, "workspace": str(self.ws.root),
+            "run_id": self.run_id, "attempt": self.attempt.number, "workspace": self.ws.address,
             "report": str(self.ws.root / report), "facts": facts, "summary": summary, "findings": claims,
             "detection": detection, "costs": self.attempt.costs(),
         }  # fmt: skip

@@ -11,6 +11,7 @@ from rich.text import Text
 from flows import terminal
 from flows.terminal import CELL, command, heading, near, number
 from nncift_core.report.notes import notes_of
+from nncift_core.store.workspace import Workspace
 from nncift_core.text import one_line
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _claims(console: Console, findings: list[dict[str, Any]]) -> None:
 
 
 def _where(console: Console, result: PruneResult) -> None:
-    f = result.facts
+    f, root = result.facts, Workspace(result.workspace).root
     option = f"--workspace {near(result.workspace)} --run {result.run_id}"
     sql = (
         "SELECT score, pruned_end, pruned, accuracy, gain, verdict FROM pruning_summary WHERE study = 'curve'"
@@ -114,9 +115,9 @@ def _where(console: Console, result: PruneResult) -> None:
     lines = [f"\n{made:,} trainings made now, {kept:,} reused"]
     if f.get("subset"):
         rows = f"{f['subset_rows']:,} rows, chosen by the {f['subset_by']}"
-        lines.append(f"subset     {near(result.workspace)}/{f['subset']} ({rows})")
+        lines.append(f"subset     {near(str(root))}/{f['subset']} ({rows})")
     lines += [
-        f"suspects   {near(result.workspace)}/{f['suspects_csv']} ({f['suspects']:,} rows)",
+        f"suspects   {near(str(root))}/{f['suspects_csv']} ({f['suspects']:,} rows)",
         f"report     {near(result.report)}",
         f"run        {result.run_id}, attempt {result.attempt}; graph and artifacts: {result.ui_url}",
         f'\nTry next:\n  {command()} query "{sql}" {option}',

@@ -46,7 +46,7 @@ def stands(attempt: Attempt, result: dict[str, Any]) -> dict[str, Any]:
     return {
         "run_id": attempt.run_id,
         "attempt": attempt.number,
-        "workspace": str(ws.root),
+        "workspace": ws.address,
         "subset": str(ws.root / facts["subset"]),
         "report": str(ws.report_file(attempt.run_id)),
         "adapter": str(ws.root / adapter) if adapter else None,

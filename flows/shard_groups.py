@@ -58,9 +58,9 @@ def _check(ws: Workspace, mark: str, version: str) -> None:
         )
     if not ws.has_mark(mark):
         raise UserError(
-            f"the worker on {gethostname()} does not see the workspace {ws.root}",
+            f"the worker on {gethostname()} does not see the workspace {ws.address}",
             field="--workspace",
-            mend="Give a folder that all machines share under this path.",
+            mend="Give a folder that all machines share under this path, or a URL that all can write to.",
         )
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -103,7 +104,7 @@ class Stages:
         """The one command that goes on with this run."""
         if deployment.id:
             return f"prefect --no-prompt flow-run retry {flow_run.id}"
-        return self.command or f"the same call again (workspace {self.ws.root.name})"
+        return self.command or f"the same call again (workspace {Path(self.ws.address).name})"
 
     @contextmanager
     def shown(self, name: str, items: int, unit: str, done: int = 0) -> Iterator[None]:

@@ -94,7 +94,7 @@ def call_flow(
     configured: Flow[..., Any] = flow.with_options(task_runner=runner)
     try:
         result: Any = configured(
-            config=config.model_dump(mode="json"), workspace=str(ws.root), base_dir=config.base_dir, **given
+            config=config.model_dump(mode="json"), workspace=ws.address, base_dir=config.base_dir, **given
         )
     except NnciftError:
         raise
@@ -150,7 +150,7 @@ def ingest(config: Config, workspace: str) -> Ingested:
     keys = keys_of(config)
     ws = Workspace.create(workspace)
     job = Job(
-        workspace=str(ws.root),
+        workspace=ws.address,
         config_json=config.model_dump_json(),
         base_dir=config.base_dir,
         identity=keys,

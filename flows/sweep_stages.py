@@ -83,7 +83,7 @@ class Sweep(ExactStages):
         failed = [{k: r[k] for k in ("setting", "design", "predictor", "u", "seed", "note")} for r in found
                   if r["metric"] == "failed"]  # fmt: skip
         return {
-            **shared, "attempt": self.attempt.number, "workspace": str(self.ws.root),
+            **shared, "attempt": self.attempt.number, "workspace": self.ws.address,
             "report": str(self.ws.root / report), "facts": facts, "summary": summary, "failed": failed,
             "costs": self.attempt.costs(),
         }  # fmt: skip

@@ -171,7 +171,7 @@ class Valuation(ExactStages):
         return {
             "run_id": self.run_id,
             "attempt": self.attempt.number,
-            "workspace": str(self.ws.root),
+            "workspace": self.ws.address,
             "subset": str(self.ws.root / facts["subset"]),
             "report": str(self.ws.root / report),
             "adapter": str(self.ws.root / adapter) if adapter else None,

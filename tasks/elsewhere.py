@@ -27,7 +27,7 @@ from nncift_core import __version__
 from nncift_core.errors import UserError
 from nncift_core.execution.failures import WorkerLost, unpacked
 from nncift_core.execution.job import BaseJob
-from nncift_core.store.files import made_in, write_json
+from nncift_core.store.files import delete, made_in, write_json
 from tasks.current import current
 from tasks.progress import say
 
@@ -89,7 +89,7 @@ def compute_elsewhere(group: Group, title: str) -> dict[str, Any]:
     """
     ws, deployment = group.job.ws, group.job.config.execution.workers.deployment
     with _written(group), ws.marked() as mark, get_client(sync_client=True) as client:
-        asked = {"workspace": str(ws.root), "key": group.key, "mark": mark, "version": __version__}
+        asked = {"workspace": ws.address, "key": group.key, "mark": mark, "version": __version__}
         try:
             # `run_deployment` answers at once with the flow run: nothing is waited for.
             run: Any = run_deployment(
@@ -116,7 +116,7 @@ def _written(group: Group) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        delete(path)
 
 
 def _awaited(client: SyncPrefectClient, run: UUID) -> tuple[FlowRun, int]:

@@ -19,7 +19,6 @@ from nncift_core.execution.job import BaseJob, Job
 from nncift_core.execution.pool import pool_of
 from nncift_core.execution.work import Request, estimate
 from nncift_core.hashing import digest
-from nncift_core.store.files import locked
 from tasks.caching import stage_task
 from tasks.current import current
 from tasks.elsewhere import Group, compute_elsewhere
@@ -112,8 +111,8 @@ def on_device(name: str) -> Task[..., Any]:
 def _alone(job: BaseJob, shard: str) -> AbstractContextManager[None]:
     """The lock of a shard, so that two runs on one host do not compute it both. Whoever has waited for it
     looks again at what is stored before computing."""
-    lock = job.ws.lock(f"shard-{int(shard[:8], 16) % _LOCKS:04d}")
-    return locked(lock, waiting=lambda: current.advance(0))
+    name = f"shard-{int(shard[:8], 16) % _LOCKS:04d}"
+    return job.ws.turn(name, waiting=lambda: current.advance(0))
 
 
 def _estimate(key: str, job: Job, shard: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

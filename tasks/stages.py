@@ -19,7 +19,6 @@ from nncift_core.pipeline.exact import plan_exact
 from nncift_core.pipeline.inputs import Role, read_input, store_input
 from nncift_core.pipeline.overview import best_table, histogram_table
 from nncift_core.pipeline.result import members_table
-from nncift_core.store.files import locked
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.runs import publish_table
 from tasks.caching import stage_task
@@ -39,7 +38,7 @@ def train_influence_network(key: str, job: Job, architecture: str | None = None)
     """Fit the configured estimator on the labels, or `architecture`; returns its reference."""
     problem = job.problem()
     # Another run may be fitting the same; whoever comes second takes what the first has stored.
-    with locked(job.ws.lock(f"fit-{key[:16]}")):
+    with job.ws.turn(f"fit-{key[:16]}"):
         ref = find_estimator(problem, key)
         if ref is None:
             ref = train(problem, plan_exact(problem), key, architecture, current.to)

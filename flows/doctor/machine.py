@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flows.doctor.core import Check
 from flows.doctor.requirements import install, versioned
+from nncift_core.store.remote.address import url_of
 from nncift_core.store.workspace import Workspace
 
 PYTHON = (3, 11)
@@ -99,7 +100,7 @@ def _cgroup_memory(root: Path, own: Path) -> list[tuple[int, int]]:
 
 def check_disk(workspace: Path) -> list[Check]:
     """Free space on the disk of the workspace, be the folder there or not."""
-    root = workspace.absolute()
+    root = Workspace(workspace).root
     there = next(p for p in (root, *root.parents) if p.is_dir())
     free = shutil.disk_usage(there).free
     if free >= LOW_DISK:
@@ -111,8 +112,9 @@ def check_disk(workspace: Path) -> list[Check]:
 def check_workspace(workspace: Path) -> list[Check]:
     """Whether `workspace` can hold results; raises what Workspace.check_usable does."""
     Workspace.check_usable(workspace)
+    shown = url_of(workspace) or workspace
     state = "there and usable" if Workspace(workspace).exists() else "not there yet; nncift run makes it"
-    return [Check("workspace", "ok", f"{workspace}: {state}", "", True)]
+    return [Check("workspace", "ok", f"{shown}: {state}", "", True)]
 
 
 def _cores() -> int:

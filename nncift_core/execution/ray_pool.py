@@ -60,7 +60,7 @@ class RayWorker:
         """Wait until the actor is placed, and see that it can do the work at all."""
         ws = request.job.ws
         with ws.marked() as mark:
-            answer = self._actor.about.remote(str(ws.root), mark)
+            answer = self._actor.about.remote(ws.address, mark)
             while not self._ready(answer):
                 progress.advance(0)
             found = json.loads(self._get(answer))
@@ -73,7 +73,7 @@ class RayWorker:
             )
         if not found["sees"]:
             raise UserError(
-                f"{found['host']} does not see the workspace {ws.root}",
+                f"{found['host']} does not see the workspace {ws.address}",
                 field="--workspace",
                 mend="Give a folder that all machines of the cluster share under this path.",
             )

@@ -34,7 +34,6 @@ from nncift_core.pipeline.trials import answers_key
 from nncift_core.pruning.cells import CellShard, run_point_shard, run_score_shard
 from nncift_core.pruning.embed import TextShard, embed_texts
 from nncift_core.pruning.job import PruneJob
-from nncift_core.store.files import locked
 from nncift_core.store.references import EstimatorRef
 
 
@@ -105,7 +104,7 @@ def _student_device(job: Job, slot: Slot) -> str:
 
 def _turn(job: Job, name: str, progress: Progress) -> AbstractContextManager[None]:
     """Hold a lock of the workspace. Whoever has waited looks again at what is stored before computing."""
-    return locked(job.ws.lock(name), waiting=lambda: progress.advance(0))
+    return job.ws.turn(name, waiting=lambda: progress.advance(0))
 
 
 def _cell(job: Job, key: str, progress: Progress) -> AbstractContextManager[None]:

@@ -119,7 +119,7 @@ def start_seconds(setting: Setting) -> Start:
     if setting.config.execution.isolation == "thread":
         return Start(0.0, 0.0, 1.0)
     job = Job(
-        workspace=str(setting.stored.ws.root),
+        workspace=setting.stored.ws.address,
         config_json=setting.config.model_dump_json(),
         base_dir=setting.config.base_dir,
         identity=setting.keys,

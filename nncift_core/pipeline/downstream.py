@@ -38,6 +38,7 @@ from nncift_core.finetune.card import README
 from nncift_core.finetune.training import FineTuned
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.files import made_in, publish, write_json
+from nncift_core.store.remote.mirror import bring
 from nncift_core.store.runs import intact
 from nncift_core.store.workspace import Workspace
 
@@ -174,10 +175,14 @@ def training_rows(problem: Problem, rows: Int64) -> TrainingRows:
 def is_trained(ws: Workspace, key: str) -> bool:
     """Whether the weights of a fine-tune are there, whole: an adapter, or a model of its own."""
     folder = ws.adapter_dir(key)
-    return any(
+    whole = any(
         all(intact(ws, ws.relative(folder / name)) for name in (*names, CARD))
         for names in ((WEIGHTS, SHAPE), (MODEL_WEIGHTS, MODEL_SHAPE))
     )
+    if whole:
+        # Its tokenizer, too: whoever asks is about to load it.
+        bring(folder, folder.iterdir())
+    return whole
 
 
 def trained_weights(ws: Workspace, key: str) -> Path:

@@ -28,6 +28,7 @@ from nncift_core.finetune.methods import save_model, save_tokenizer
 from nncift_core.hub import quiet
 from nncift_core.models import file_sha256, find_model
 from nncift_core.pipeline.downstream import CARD
+from nncift_core.store.remote.mirror import bring
 from nncift_core.store.runs import read_result, resolve_runs
 from nncift_core.store.workspace import Workspace
 
@@ -108,7 +109,9 @@ def _adapter(source: str, workspace: Path | None) -> Path:
     adapter = (result.get("facts") or {}).get("adapter")
     if not adapter:
         raise UserError(f"run {run} trained no model", mend="Add [finetune] to its config and run it.")
-    return ws.root / str(adapter)
+    folder = ws.root / str(adapter)
+    bring(folder, folder.iterdir())
+    return folder
 
 
 def _shape(folder: Path) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def report_of(ws: Workspace, run: str | None) -> Report:
     found = resolve_runs(ws, run) or [sweep["run_id"] for sweep in read_sweeps(ws, run)]
     if not found:
         raise UserError(
-            "no finished run here", file=ws.root, mend="Run `nncift run CONFIG` first, or give another --run."
+            "no finished run here",
+            file=ws.address,
+            mend="Run `nncift run CONFIG` first, or give another --run.",
         )
     return Report(found[0], ws.root / write_report(ws, found[0]))
 

@@ -22,7 +22,6 @@ from nncift_core.influence.contract import InfluenceFunction
 from nncift_core.influence.registry import Stateful, implementation
 from nncift_core.pipeline.problem import Keys, Problem
 from nncift_core.store.designs import StoredDesign, find, find_or_make, note_design
-from nncift_core.store.files import locked
 from nncift_core.store.folders import LIST, files_of, is_whole, publish_folder
 from nncift_core.store.workspace import Workspace
 
@@ -96,7 +95,7 @@ def fit_state(
     waits says so, as progress of none: it does not hang.
     """
     ws = problem.ws
-    lock = locked(ws.lock(f"state-{state.key[:16]}"), lambda: progress(0, 1) if progress else None)
+    lock = ws.turn(f"state-{state.key[:16]}", lambda: progress(0, 1) if progress else None)
     with lock, tempfile.TemporaryDirectory(dir=ws.tmp_dir) as scratch:
         if is_whole(ws.state_dir(state.key)):
             return files_of(ws, ws.state_dir(state.key))

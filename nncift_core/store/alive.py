@@ -1,4 +1,6 @@
-"""Which attempts live in a workspace: each holds a lock file of its own, which the kernel frees with it."""
+"""Which attempts live in a workspace: each holds a lock file of its own, which the kernel frees with it.
+
+In an object store it holds a lease, too, for other machines."""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nncift_core.store.workspace import Workspace
+
+_LEASES = "alive"
 
 
 def _folder(ws: Workspace) -> Path:
@@ -19,7 +23,8 @@ def alive(ws: Workspace, attempt: str) -> Iterator[None]:
     """Be counted by `others_alive` meanwhile; attempt: "RUN/ATTEMPT"."""
     path = _folder(ws) / attempt.replace("/", "-")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as lock:
+    lease = ws.mirror.leases.held(_lease(attempt)) if ws.mirror else contextlib.nullcontext()
+    with lease, path.open("a+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield
@@ -27,8 +32,24 @@ def alive(ws: Workspace, attempt: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def lives_elsewhere(ws: Workspace, attempt: str) -> bool:
+    """Whether another machine has told lately that `attempt` lives."""
+    return ws.mirror is not None and ws.mirror.leases.is_held(_lease(attempt))
+
+
+def all_alive(ws: Workspace) -> list[str]:
+    """What lives in a workspace of an object store, on whichever machine; nothing of a folder."""
+    return ws.mirror.leases.all_held(_LEASES) if ws.mirror is not None else []
+
+
+def _lease(attempt: str) -> str:
+    return f"{_LEASES}/{attempt.replace('/', '-')}"
+
+
 def others_alive(ws: Workspace, attempt: str) -> int:
-    """How many attempts beside `attempt` live on this host; what killed ones left behind is removed."""
+    """How many attempts beside `attempt` live; what killed ones left behind on this machine is removed."""
+    if ws.mirror is not None:
+        return sum(name != _lease(attempt) for name in all_alive(ws))
     count = 0
     for path in sorted(_folder(ws).glob("*")):
         if path.name == attempt.replace("/", "-"):

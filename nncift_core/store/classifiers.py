@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from nncift_core.classification.contract import Checkpoint, Dynamics, Int64
 from nncift_core.store.files import is_intact, publish, void
+from nncift_core.store.remote.mirror import here
 from nncift_core.store.workspace import Workspace
 
 KIND = "classifier"
@@ -109,7 +110,7 @@ class Kept:
         return self.write_arrays("checkpoints", arrays, {"checkpoints": about})
 
     def _path(self, name: str) -> Path:
-        return self.folder / name
+        return here(self.folder / name)
 
     def _publish(self, name: str, write: Any, rows: int) -> str:
         publish(
@@ -150,7 +151,7 @@ def write_subsets(
 def read_subset(ws: Workspace, subsets: str, name: str) -> Int64:
     """Positions of the rows of one subset. Raises KeyError for one that is not there."""
     # Row groups of other subsets are passed over by the statistics of their names.
-    table = pq.read_table(ws.root / subsets, filters=[("subset", "==", name)])
+    table = pq.read_table(here(ws.root / subsets), filters=[("subset", "==", name)])
     if len(table) != 1:
         raise KeyError(f"{len(table)} subsets are named {name!r}")
     found: Int64 = table["rows"].combine_chunks().flatten().to_numpy().astype(np.int64)

@@ -23,7 +23,7 @@ from nncift_core.errors import IntegrityError
 from nncift_core.hashing import canonical_json, content_hash, content_id, digest, example_id, int63
 from nncift_core.ids import Sorted, distinct
 from nncift_core.records import Example
-from nncift_core.store.files import is_intact, locked, publish, verify
+from nncift_core.store.files import is_intact, publish, verify
 from nncift_core.store.references import DatasetRef
 from nncift_core.store.workspace import Workspace
 
@@ -82,7 +82,7 @@ def store_dataset(
     """
     table = identify(examples, dataset, role)
     folder = ws.dataset_dir(role, dataset)
-    with locked(ws.lock(f"dataset-{folder.name}")):
+    with ws.turn(f"dataset-{folder.name}"):
         known = _known_rows(folder)
         ids, texts = table["example_id"].to_pylist(), table["text_id"].to_pylist()
         new = [i for i, row in enumerate(zip(ids, texts, strict=True)) if row not in known]

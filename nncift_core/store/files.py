@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nncift_core.errors import IntegrityError
+from nncift_core.store.remote.mirror import is_away, mirror_for
 
 MANIFEST_SUFFIX = ".manifest.json"
 
@@ -98,9 +99,24 @@ def _written_aside(path: Path, write: Callable[[Path], None]) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """One JSON document, atomically."""
+    """One JSON document, atomically; in a mirror the store has it first."""
     text = json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True)
+    if (mirror := mirror_for(path)) is not None:
+        mirror.share(path, text)
     write_atomic(path, lambda p: void(p.write_text(text, encoding="utf-8")))
+
+
+def delete(path: Path) -> None:
+    """Delete a document, or a payload, its manifest first: without one it does not exist, whatever happens
+    meanwhile."""
+    manifest = None
+    if (mirror := mirror_for(path)) is not None:
+        manifest = read_manifest(path)
+        mirror.forget(path)
+    manifest_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    if mirror is not None and manifest is not None:
+        mirror.discard(manifest.artifact, manifest.sha256)
 
 
 def void(_: object) -> None:
@@ -172,10 +188,23 @@ def is_intact(payload: Path, *, unread: bool = False) -> bool:
 
     unread: the checksum is not taken of a file that nobody has touched since it was stored (inode and time of
     change). Planning over thousands of shards would read them all; whoever reads one has its pages checked.
+    In a mirror the store's payload counts: unread, its manifest is taken at its word; else it is fetched
+    if it is not here or damaged.
     """
     manifest = read_manifest(payload)
     if manifest is None or not payload.is_file():
         return False
+    mirror = mirror_for(payload)
+    if mirror is None or not is_away(payload):
+        if _matches(payload, manifest, unread):
+            return True
+    elif unread:
+        return True
+    return mirror is not None and mirror.fetch(payload)
+
+
+def _matches(payload: Path, manifest: Manifest, unread: bool) -> bool:
+    """Whether a file has the size and, unless it was not touched and need not be read, the checksum."""
     stat = payload.stat()
     if stat.st_size != manifest.size:
         return False

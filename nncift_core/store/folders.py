@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from nncift_core.store.files import is_intact, publish, void
+from nncift_core.store.remote.mirror import here
 from nncift_core.store.workspace import Workspace
 
 LIST = "files.json"
@@ -51,7 +52,7 @@ def publish_folder(
 
 def files_of(ws: Workspace, folder: Path) -> list[str]:
     """Relative paths of the files that `publish_folder` put into `folder`."""
-    names: list[str] = json.loads((folder / LIST).read_text(encoding="utf-8"))
+    names: list[str] = json.loads(here(folder / LIST).read_text(encoding="utf-8"))
     return [ws.relative(folder / name) for name in names]
 
 

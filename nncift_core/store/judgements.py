@@ -28,6 +28,7 @@ class JudgementStore:
     def __init__(self, ws: Workspace, judge_key: str) -> None:
         self.path = ws.root / "judgements" / f"{judge_key[:16]}.jsonl"
         self._turn = ws.lock(f"judgements-{judge_key[:16]}")
+        self._mirror = ws.mirror
         self._found: dict[str, dict[str, Any]] = {}
         self._spent: dict[str, Counter[str]] = {}
         self._read_to = 0
@@ -61,6 +62,8 @@ class JudgementStore:
     def _append(self, record: dict[str, Any]) -> None:
         text = json.dumps(record, ensure_ascii=True, sort_keys=True)
         line = f"{_checksum(text)} {text}\n".encode("ascii")
+        if self._mirror is not None:
+            self._mirror.share_line(self.path, line.decode("ascii"))
         with locked(self._turn):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as f:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nncift_core.errors import UserError
-from nncift_core.store.alive import alive
+from nncift_core.store.alive import alive, lives_elsewhere
 from nncift_core.store.files import is_intact, locked, made_in, now, publish, write_for, write_json
 from nncift_core.store.use import in_use
 from nncift_core.store.workspace import Workspace
@@ -98,9 +98,13 @@ def attempt(
     folder = ws.run_dir(run_id) / "attempts"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "numbering.lock"):
-        number = 1 + max((int(p.stem) for p in folder.glob("[0-9]*.lock")), default=0)
+        numbers = [int(p.stem) for p in (*folder.glob("[0-9]*.lock"), *folder.glob("[0-9]*.json"))]
+        number = 1 + max(numbers, default=0)
+        if ws.mirror is not None:
+            number = ws.mirror.number(run_id, number)
         (folder / f"{number:04d}.lock").touch()
-    with in_use(ws), (folder / f"{number:04d}.lock").open("a+b") as lock:
+    living = alive(ws, f"{run_id}/{number:04d}")
+    with living, in_use(ws), (folder / f"{number:04d}.lock").open("a+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = {
             "run_id": run_id,
@@ -117,8 +121,7 @@ def attempt(
         current = Attempt(ws, run_id, number, record)
         write_for(ws.root, f"{run_id}/{number:04d}")
         try:
-            with alive(ws, f"{run_id}/{number:04d}"):
-                yield current
+            yield current
         except Exception as e:
             current.finish("failed", f"{type(e).__name__}: {e}"[:2000])
             raise
@@ -133,11 +136,15 @@ def attempt(
         current.finish("completed")
 
 
-def _record(path: Path) -> dict[str, Any]:
+def _record(ws: Workspace, path: Path) -> dict[str, Any]:
     """An attempt's record; one that says "running" while nobody holds its lock was killed."""
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if record["status"] != "running":
         return record
+    if ws.mirror is not None and not path.with_suffix(".lock").exists():
+        # Of another machine.
+        living = lives_elsewhere(ws, f"{record['run_id']}/{path.stem}")
+        return record if living else {**record, "status": "killed"}
     try:
         with path.with_suffix(".lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -160,7 +167,7 @@ def note_attempt(ws: Workspace, run_id: str, number: int, **about: Any) -> None:
 def read_attempts(ws: Workspace) -> list[dict[str, Any]]:
     """Every attempt of every run, oldest first."""
     files = (ws.root / "runs").glob("*/attempts/[0-9]*.json")
-    records = [_record(p) for p in files]
+    records = [_record(ws, p) for p in files]
     return sorted(records, key=lambda r: str(r["started_at"]))
 
 
@@ -192,7 +199,7 @@ def finished(ws: Workspace, result: dict[str, Any]) -> bool:
     """Whether the attempt that published `result` ended well and every file that its views read is intact."""
     number = int(result["attempt"])
     record = ws.run_dir(result["run_id"]) / "attempts" / f"{number:04d}.json"
-    if not record.is_file() or _record(record)["status"] != "completed":
+    if not record.is_file() or _record(ws, record)["status"] != "completed":
         return False
     if not ws.report_file(result["run_id"]).is_file():
         return False

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from nncift_core.hashing import digest
 from nncift_core.store.files import publish
+from nncift_core.store.remote.mirror import bring, each, here
 from nncift_core.store.segment_index import PairIndex, Segment, TileIndex
-from nncift_core.store.shards import Signature, read_checked, readable, signature
+from nncift_core.store.shards import Signature, read_checked, read_footer, readable, signature
 from nncift_core.store.workspace import Workspace
 
 Float32 = npt.NDArray[np.float32]
@@ -55,8 +56,9 @@ class SegmentStore:
             if any(self._is_other(name, found.get(name)) for name in self._segments):
                 self._segments, self._seen = {}, {}
                 self._tiles, self._pairs = TileIndex(), PairIndex()
-            for name in [n for n, seen in found.items() if self._seen.get(n) != seen]:
-                self._index(self.folder / name)
+            new = [self.folder / n for n, seen in found.items() if self._seen.get(n) != seen]
+            for path, segment in zip(new, each(self.folder, new, read_index), strict=True):
+                self._index(path, segment)
 
     def _is_other(self, name: str, seen: Signature | None) -> bool:
         """Whether an indexed segment is gone or holds other pairs than before (`nncift gc` has been here)."""
@@ -67,8 +69,7 @@ class SegmentStore:
             np.array_equal(now.row_ids, before.row_ids) and np.array_equal(now.column_ids, before.column_ids)
         )
 
-    def _index(self, path: Path) -> None:
-        segment = read_index(path)
+    def _index(self, path: Path, segment: Segment) -> None:
         if segment.layout == "tile":
             rows, columns = self._tiles.interned(segment.row_ids), self._tiles.interned(segment.column_ids)
             segment = Segment(segment.name, "tile", rows, columns)
@@ -109,7 +110,9 @@ class SegmentStore:
 
     def fill(self, row_ids: Int64, column_ids: Int64, out: Float32) -> None:
         """Write every known value into `out` [len(row_ids), len(column_ids)]; the rest stays."""
-        for o in self._tiles.overlaps(row_ids, column_ids):
+        overlaps = self._tiles.overlaps(row_ids, column_ids)
+        bring(self.folder, (self.folder / o.name for o in overlaps))
+        for o in overlaps:
             out[np.ix_(o.to_rows, o.to_columns)] = self._tile(o.name)[np.ix_(o.from_rows, o.from_columns)]
         for i, j, values in self._pairs.within(row_ids, column_ids):
             out[i, j] = values
@@ -174,7 +177,7 @@ class SegmentStore:
             meta={"layout": segment.layout, **(counts or {})},
         )
         with self._lock:
-            self._index(path)
+            self._index(path, read_index(path))
         return self.ws.relative(path)
 
     def _tile(self, name: str) -> Float32:
@@ -210,7 +213,7 @@ def write_segment(table: pa.Table, path: Path) -> None:
 
 def read_index(path: Path) -> Segment:
     """Which pairs a segment's file holds; reads no values."""
-    meta = pq.read_schema(path).metadata
+    meta = read_footer(path).metadata
     ids = {
         name: np.frombuffer(base64.b64decode(meta[name]), "<i8").astype(np.int64)
         for name in (b"row_ids", b"column_ids")
@@ -230,7 +233,7 @@ def living_pairs(segment: Segment, living: Int64) -> tuple[int, int]:
 def living_part(path: Path, living: Int64) -> pa.Table:
     """A segment's file without the pairs of which a content is not among `living`; values bit-equal."""
     segment = read_index(path)
-    table = pq.read_table(path)
+    table = pq.read_table(here(path))
     rows, columns = np.isin(segment.row_ids, living), np.isin(segment.column_ids, living)
     kept = np.outer(rows, columns).ravel() if segment.layout == "tile" else rows & columns
     part = Segment(path.name, segment.layout, segment.row_ids[rows], segment.column_ids[columns])

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from nncift_core.errors import IntegrityError
 from nncift_core.store.files import (
     Manifest,
+    delete,
     is_intact,
     manifest_path,
     read_manifest,
@@ -25,20 +26,30 @@ from nncift_core.store.files import (
     write_atomic,
     write_json,
 )
+from nncift_core.store.remote.mirror import here, is_away, mirror_for
 
 GUARD = "rewrite-"
+# Bytes at the end of a Parquet file in which its footer is looked for.
+_TAILS = (65_536, 1_048_576)
+# Seconds for which what others wrote to a store may stay unseen here.
+_LOOK = 2.0
 # Inode and time of change: another pair is another file under the same name.
 Signature = tuple[int, int]
 
 
 def signature(path: Path) -> Signature:
     """What tells a file from another one that took its name."""
+    if mirror_for(path) is not None and (told := read_manifest(path)) is not None:
+        # Fetching it makes another file of it, of the same rows.
+        return int(told.sha256[:15], 16), 0
     stat = path.stat()
     return stat.st_ino, stat.st_mtime_ns
 
 
 def readable(folder: Path) -> dict[str, Signature]:
     """Names of the intact shards of a folder, sorted; a guard only where what it guards is not intact."""
+    if (mirror := mirror_for(folder)) is not None:
+        mirror.pull(max_age=_LOOK)
     intact = (p for p in sorted(folder.glob("*.parquet")) if is_intact(p, unread=True))
     found = {p.name: signature(p) for p in intact}
     return {n: s for n, s in found.items() if not (is_guard(n) and n.removeprefix(GUARD) in found)}
@@ -49,6 +60,7 @@ def read_checked(path: Path, columns: list[str]) -> pa.Table:
 
     Shards of an older store have no checksums of their pages: they are read as they are.
     """
+    here(path)
     try:
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
     except (OSError, pa.ArrowInvalid) as e:
@@ -58,6 +70,19 @@ def read_checked(path: Path, columns: list[str]) -> pa.Table:
         raise IntegrityError(
             f"{path.parent.name}/{path.name}: stored file is damaged ({e}); run again to recompute it"
         ) from None
+
+
+def read_footer(path: Path) -> pa.Schema:
+    """Schema of a shard, with its metadata; of one that lies in a store only the end is read."""
+    if (mirror := mirror_for(path)) is None or not is_away(path):
+        return pq.read_schema(path)
+    for size in _TAILS:
+        end = mirror.tail(path, size)
+        if end is None:
+            break
+        if len(end) < size or int.from_bytes(end[-8:-4], "little") + 8 <= size:
+            return pq.read_schema(pa.BufferReader(end))
+    return pq.read_schema(here(path))
 
 
 def touch(path: Path) -> None:
@@ -85,6 +110,9 @@ def rewrite(root: Path, path: Path, write: Callable[[Path], None], rows: int) ->
     write_atomic(guard, write)
     _tell(root, guard, told, rows)
     _copy(root, guard, path)
+    now = read_manifest(path)
+    if (mirror := mirror_for(path)) is not None and now is not None and now.sha256 != told.sha256:
+        mirror.discard(told.artifact, told.sha256)
 
 
 def restore(root: Path, path: Path) -> None:
@@ -101,13 +129,7 @@ def _copy(root: Path, guard: Path, path: Path) -> None:
 
 def remove_guard(path: Path) -> None:
     """Take away the guard of a shard that is whole again."""
-    remove(guard_of(path))
-
-
-def remove(path: Path) -> None:
-    """Delete a payload, its manifest first: without one it does not exist, whatever happens meanwhile."""
-    manifest_path(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    delete(guard_of(path))
 
 
 def _tell(root: Path, path: Path, told: Manifest, rows: int) -> None:

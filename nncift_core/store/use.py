@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import time
 from collections.abc import Iterator
 
 from nncift_core.errors import UserError
+from nncift_core.store.alive import all_alive
 from nncift_core.store.workspace import Workspace
 
 _LOCK = "workspace"
+# Held in an object store while `nncift gc` is at work, for other machines.
+_ALONE = "alone"
+_LOOK = 2.0
 
 
 @contextlib.contextmanager
@@ -19,6 +24,8 @@ def in_use(ws: Workspace) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
+        while ws.mirror is not None and ws.mirror.leases.is_held(_ALONE):
+            time.sleep(_LOOK)
         yield
 
 
@@ -31,9 +38,25 @@ def alone(ws: Workspace) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                "a run or another gc is going on here",
-                file=ws.root,
-                mend="Wait until it has ended (the view `runs` shows it), then try again.",
-            ) from None
-        yield
+            raise _used(ws) from None
+        if ws.mirror is None:
+            yield
+            return
+        # Who begins tells that it lives, then looks for this lease; here it is the other way round.
+        with ws.mirror.leases.held(_ALONE, lambda: _refuse(ws)):
+            if all_alive(ws):
+                raise _used(ws)
+            ws.mirror.pull()
+            yield
+
+
+def _refuse(ws: Workspace) -> None:
+    raise _used(ws)
+
+
+def _used(ws: Workspace) -> UserError:
+    return UserError(
+        "a run or another gc is going on here",
+        file=ws.address,
+        mend="Wait until it has ended (the view `runs` shows it), then try again.",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from pathlib import Path
 from typing import Literal
@@ -15,11 +16,15 @@ from nncift_core.errors import RunError
 from nncift_core.hashing import digest
 from nncift_core.ids import Places
 from nncift_core.store.files import publish
-from nncift_core.store.shards import Signature, read_checked, readable
+from nncift_core.store.remote.mirror import bring, each, here
+from nncift_core.store.shards import Signature, read_checked, read_footer, readable
 from nncift_core.store.workspace import Workspace
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
+
+# In a file's footer: the content ids of its vectors.
+_IDS = b"content_ids"
 
 
 class VectorStore:
@@ -44,9 +49,13 @@ class VectorStore:
             kept = all(found.get(name) == seen for name, seen in self._seen.items())
             # Whoever reads meanwhile keeps what it has seen.
             places, known = (self._places.copy(), self._seen) if kept else (Places(), {})
-            for name in [n for n in found if n not in known]:
-                places.add(name, contents_of(self.folder / name))
+            new = [n for n in found if n not in known]
+            for name, ids in zip(new, each(self.folder, new, self._contents), strict=True):
+                places.add(name, ids)
             self._places, self._seen = places, found
+
+    def _contents(self, name: str) -> Int64:
+        return contents_of(self.folder / name)
 
     def missing(self, content_ids: Int64) -> Int64:
         """Those of `content_ids` that have no vector yet, in order."""
@@ -100,6 +109,7 @@ class VectorStore:
         if (files < 0).any():
             lost = int(content_ids[files < 0][0])
             raise RunError(f"no {self.kind} of content {lost} under {self.key[:8]}; run again to compute it")
+        bring(self.folder, (self.folder / places.names[f] for f in np.unique(files).tolist()))
         out: Float32 | None = None
         for file in np.unique(files).tolist():
             path = self.folder / places.names[file]
@@ -120,17 +130,23 @@ class VectorStore:
 
 
 def contents_of(path: Path) -> Int64:
-    """Content ids [n] of a shard's vectors, in order."""
-    ids: Int64 = pq.read_table(path, columns=["content_id"])["content_id"].to_numpy()
+    """Content ids [n] of a shard's vectors, in order; reads no vectors."""
+    told = (read_footer(path).metadata or {}).get(_IDS)
+    if told is not None:
+        return np.frombuffer(base64.b64decode(told), "<i8").astype(np.int64)
+    # Of an older store.
+    ids: Int64 = pq.read_table(here(path), columns=["content_id"])["content_id"].to_numpy()
     return ids
 
 
 def write_vectors(table: pa.Table, path: Path) -> None:
     """Write a shard's table, `content_id` and `embedding`, to `path`."""
+    ids = table["content_id"].to_numpy().astype("<i8")
+    table = table.replace_schema_metadata({_IDS: base64.b64encode(ids.tobytes())})
     pq.write_table(table, path, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
 
 def living_part(path: Path, living: Int64) -> pa.Table:
     """A shard's table without the vectors of contents that are not among `living`; the others bit-equal."""
-    table = pq.read_table(path)
+    table = pq.read_table(here(path))
     return table.filter(pa.array(np.isin(table["content_id"].to_numpy(), living)))

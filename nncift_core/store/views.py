@@ -16,6 +16,7 @@ from nncift_core.store.columns import EXAMPLES, INFLUENCE, LOADED, TABLES, VIEWS
 from nncift_core.store.files import MANIFEST_SUFFIX
 from nncift_core.store.forecasts import forecast_rows
 from nncift_core.store.lineage import attempt_of
+from nncift_core.store.remote.duck import location, register
 from nncift_core.store.runs import read_attempts, read_costs, read_result, resolve_runs
 from nncift_core.store.sweeps import read_sweeps
 from nncift_core.store.workspace import Workspace
@@ -60,7 +61,8 @@ class Views:
             for view, files in self._files.items()
         }
         self._left = set(among)
-        self.con = _locked_to({path for files in self._files.values() for path in files.used})
+        used = {path for files in self._files.values() for path in files.used}
+        self.con = _locked_to(used, ws.mirror is not None)
 
     def need(self, views: Sequence[str]) -> None:
         """Make those of `views` that are not there yet. Raises duckdb.IOException for a file that is lost."""
@@ -79,7 +81,7 @@ class Views:
         except duckdb.PermissionException:
             # A file that is gone is looked for as a folder, and those are closed.
             lost = [path for path in sorted(self._files[view].used) if not Path(path).is_file()]
-            if not lost:
+            if not lost or self._ws.mirror is not None:
                 raise
             raise duckdb.IOException(f"no file {lost[0]}") from None
 
@@ -125,9 +127,11 @@ def connect(
     return views.con
 
 
-def _locked_to(files: set[str]) -> duckdb.DuckDBPyConnection:
+def _locked_to(files: set[str], mirrored: bool) -> duckdb.DuckDBPyConnection:
     """A connection that reads these files and nothing else, and whose settings nobody can change."""
     con = duckdb.connect()
+    if mirrored:
+        register(con)
     con.execute("SET python_enable_replacements = false")
     con.execute("SET autoinstall_known_extensions = false")
     con.execute("SET autoload_known_extensions = false")
@@ -183,7 +187,8 @@ class _Files:
         self.ws, self.used = ws, set[str]()
 
     def parquet(self, relative: Sequence[str]) -> str:
-        paths = [str(self.ws.root / r) for r in relative]
+        files = [self.ws.root / r for r in relative]
+        paths = [str(f) for f in files] if self.ws.mirror is None else [location(f) for f in files]
         self.used.update(paths)
         return f"read_parquet([{', '.join(_quote(p) for p in paths)}])"
 

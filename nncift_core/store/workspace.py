@@ -1,4 +1,4 @@
-"""The workspace: one folder that holds everything computed, and the only map of where it lies."""
+"""The workspace: a folder, or a place in an object store, with everything computed; the only map of it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nncift_core.errors import UserError
 from nncift_core.hashing import digest
-from nncift_core.store.files import write_json
+from nncift_core.store.files import locked, write_json
+from nncift_core.store.remote.address import url_of
+from nncift_core.store.remote.mirror import MARK, Mirror, mirror_at, opened
 
 FORMAT = 1
+_CHOOSE = "Choose an empty or new folder."
 DEFAULT = "nncift-workspace"
 # Seconds between two looks for a new file in a shared folder.
 _SHOWN_AFTER = (0.1, 0.5, 2.0, 5.0, 0.0)
@@ -29,26 +32,44 @@ def _half_mark(path: Path) -> bool:
 class Workspace:
     """A folder with a format mark; `create` makes it, `open` demands it.
 
-    Folders: datasets/ embeddings/ states/ features/ exact/ designs/ estimators/ estimates/ adapters/
-    evaluations/ judgements/ classifiers/ studies/ runs/ locks/ prefect/ tmp/.
+    root: the folder, of a URL its mirror on this machine. Folders: datasets/ embeddings/ states/ features/
+    exact/ designs/ estimators/ estimates/ adapters/ evaluations/ judgements/ classifiers/ studies/ runs/
+    locks/ prefect/ tmp/.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).absolute()
+        url = url_of(root)
+        self.root = Path(root).absolute() if url is None else mirror_at(url).root
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """The mirror that `root` is, of a workspace in an object store."""
+        return opened(self.root)
+
+    @property
+    def address(self) -> str:
+        """What opens this workspace in any process that reaches it, also on another machine."""
+        return str(self.root) if self.mirror is None else self.mirror.url
 
     @classmethod
     def create(cls, root: str | Path) -> Workspace:
         """Make the workspace if it is not there yet.
 
-        Raises UserError for a path that is a file, a folder in other use or one without write access.
+        Raises UserError for a path that is a file, a folder in other use or one without write access; and for
+        what is wrong with a URL, its credentials or its rights.
         """
         cls.check_usable(root)
         ws = cls(root)
+        if ws.mirror is not None:
+            ws.mirror.adopt(lambda: {"format": FORMAT})
+            ws._check()
+            ws.mirror.pull()
+            return ws
         if ws.exists():
             return ws
         try:
             ws.root.mkdir(parents=True, exist_ok=True)
-            write_json(ws.root / "nncift.json", {"format": FORMAT})
+            write_json(ws.root / MARK, {"format": FORMAT})
         except OSError as e:
             raise UserError(
                 f"the workspace cannot be written ({e.strerror})", file=root, mend="Give another --workspace."
@@ -59,13 +80,20 @@ class Workspace:
     def check_usable(cls, root: str | Path) -> None:
         """Raise UserError when `root` can be no workspace: a file, in other use, or not writable."""
         ws = cls(root)
-        mend = "Choose an empty or new folder."
+        if ws.mirror is not None:
+            if ws.exists():
+                ws._check()
+                ws.mirror.pull()
+            elif not ws.mirror.objects.is_empty():
+                raise UserError("is not empty and is no nncift workspace", file=ws.address, mend=_CHOOSE)
+            ws.mirror.check_writable()
+            return
         if ws.root.exists() and not ws.root.is_dir():
-            raise UserError("is a file, not a folder", file=root, mend=mend)
+            raise UserError("is a file, not a folder", file=root, mend=_CHOOSE)
         if ws.exists():
             ws._check()
         elif ws.root.exists() and any(not _half_mark(p) for p in ws.root.iterdir()):
-            raise UserError("is not empty and is no nncift workspace", file=root, mend=mend)
+            raise UserError("is not empty and is no nncift workspace", file=root, mend=_CHOOSE)
         there = next(p for p in (ws.root, *ws.root.parents) if p.exists())
         if not os.access(there, os.W_OK):
             raise UserError(
@@ -79,25 +107,30 @@ class Workspace:
         if not ws.exists():
             raise UserError(
                 "no workspace here",
-                file=root,
+                file=root if ws.mirror is None else ws.address,
                 mend="Run `nncift run CONFIG` first, or name the folder with --workspace.",
             )
         ws._check()
+        if ws.mirror is not None:
+            ws.mirror.pull()
         return ws
 
     def exists(self) -> bool:
-        """Whether the folder carries the workspace mark."""
-        return (self.root / "nncift.json").is_file()
+        """Whether the folder, or the place in the store, carries the workspace mark."""
+        if self.mirror is not None:
+            return self.mirror.adopt(None) is not None
+        return (self.root / MARK).is_file()
 
     def _check(self) -> None:
+        where = self.root / MARK if self.mirror is None else f"{self.address}/{MARK}"
         try:
-            found = json.loads((self.root / "nncift.json").read_text(encoding="utf-8"))["format"]
+            found = json.loads((self.root / MARK).read_text(encoding="utf-8"))["format"]
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError("damaged workspace mark", file=self.root / "nncift.json") from None
+            raise UserError("damaged workspace mark", file=where) from None
         if found != FORMAT:
             raise UserError(
                 f"workspace format {found}, this version reads {FORMAT}",
-                file=self.root,
+                file=self.address,
                 mend="Use the version of nncift that made it, or a new workspace.",
             )
 
@@ -193,25 +226,52 @@ class Workspace:
 
     @contextlib.contextmanager
     def marked(self) -> Iterator[str]:
-        """A mark that lies in the workspace for a while: another machine that sees it sees this folder."""
+        """A mark that lies in the workspace for a while: another machine that sees it sees this one."""
         name = f"seen-{uuid.uuid4().hex}"
-        self.tmp_dir.mkdir(parents=True, exist_ok=True)
-        (self.tmp_dir / name).touch()
+        if self.mirror is not None:
+            self.mirror.objects.put(f"marks/{name}", b"")
+        else:
+            (self.tmp_dir / name).touch()
         try:
             yield name
         finally:
-            (self.tmp_dir / name).unlink(missing_ok=True)
+            if self.mirror is not None:
+                self.mirror.objects.delete([f"marks/{name}"])
+            else:
+                (self.tmp_dir / name).unlink(missing_ok=True)
 
     def has_mark(self, name: str) -> bool:
-        """Whether the folder under this path is the one in which `marked` gave `name`.
+        """Whether the workspace under this address is the one in which `marked` gave `name`.
 
         Looks for some seconds: a shared folder may show a new file late.
         """
+        if self.mirror is not None:
+            if self.mirror.objects.get(f"marks/{name}") is None:
+                return False
+            self.mirror.adopt(None)
+            self.mirror.pull()
+            return True
         for wait in _SHOWN_AFTER:
             if self.tmp_dir.is_dir() and name in os.listdir(self.tmp_dir):
                 return True
             time.sleep(wait)
         return False
+
+    @contextlib.contextmanager
+    def turn(self, name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Do alone, among all that use this workspace, what `name` stands for; what others stored is seen.
+
+        On one machine the kernel frees the turn of whoever dies. Between machines of one object store it is a
+        lease (`store.remote.leases`): cut off for a minute, two may have it. waiting: called every now and
+        then while another one has it; what it raises ends the wait.
+        """
+        with locked(self.lock(name), waiting):
+            if self.mirror is None:
+                yield
+                return
+            with self.mirror.leases.held(f"turns/{name}", waiting):
+                self.mirror.pull()
+                yield
 
     def lock(self, name: str) -> Path:
         """A lock file."""

@@ -15,9 +15,9 @@ from typing import Any
 from nncift_core.store import segments, vectors
 from nncift_core.store.collection.keep import MARK
 from nncift_core.store.collection.plan import Plan, Rewriting, size_of
-from nncift_core.store.files import MANIFEST_SUFFIX, now, write_json
+from nncift_core.store.files import MANIFEST_SUFFIX, delete, now, write_json
 from nncift_core.store.runs import read_result
-from nncift_core.store.shards import guard_of, remove, remove_guard, restore, rewrite
+from nncift_core.store.shards import guard_of, remove_guard, restore, rewrite
 from nncift_core.store.workspace import Workspace
 
 
@@ -53,7 +53,7 @@ def _unpublish(ws: Workspace, run_id: str) -> None:
     """Take a run's result from the views; the mark tells it from a run that was broken off."""
     write_json(ws.run_dir(run_id) / MARK, {"collected_at": now()})
     for result in (ws.result_file(run_id), ws.sweep_file(run_id)):
-        result.unlink(missing_ok=True)
+        delete(result)
 
 
 def _rewrite(ws: Workspace, plan: Plan, r: Rewriting) -> int:
@@ -97,7 +97,7 @@ def _remove(ws: Workspace, path: Path) -> int:
     if path.name.endswith(MANIFEST_SUFFIX):
         path.unlink(missing_ok=True)
     else:
-        remove(path)
+        delete(path)
     for folder in path.parents:
         if folder == ws.root or folder.parent == ws.root:
             break

@@ -1,0 +1,1 @@
+"""A workspace in an object store: objects, the journal that indexes them, a local mirror, leases."""

@@ -1,0 +1,54 @@
+"""Where a workspace is: a folder, or a URL of an object store with its mirror on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from nncift_core.errors import UserError
+
+# Folder of the mirrors, unless this variable names another.
+VARIABLE = "NNCIFT_MIRRORS"
+# `Path("s3://bucket/x")` has one slash less.
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*)")
+
+
+def url_of(where: str | Path) -> str | None:
+    """The URL that `where` is, without a slash at its end; None for the path of a folder.
+
+    Raises UserError for a URL without a place in a bucket, or with credentials in it.
+    """
+    found = _URL.fullmatch(str(where))
+    if found is None:
+        return None
+    url = f"{found[1]}://{found[2].rstrip('/')}"
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise UserError(
+            "a workspace's URL carries neither credentials nor options",
+            field="--workspace",
+            mend="Give PROTOCOL://BUCKET/PREFIX; credentials come from the environment.",
+        )
+    if not parts.path.strip("/"):
+        raise UserError(
+            "the URL names a bucket, not a place in it",
+            file=url,
+            mend=f"Add a prefix that is the workspace's own: {url}/nncift.",
+        )
+    return url
+
+
+def address_of(where: str | Path) -> str:
+    """What names a workspace for every process, also of other machines: its URL, else its absolute path."""
+    return url_of(where) or str(Path(where).expanduser().resolve())
+
+
+def mirror_of(url: str) -> Path:
+    """The folder on this machine that mirrors the workspace at `url`."""
+    base = os.environ.get(VARIABLE)
+    home = Path(base) if base else Path.home() / ".cache" / "nncift" / "mirrors"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", url)[-60:].strip("-")
+    return home.absolute() / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"

@@ -1,0 +1,113 @@
+"""What a store holds, as a journal: each change an object of its own, merged into segments when many.
+
+Whoever follows it lists two short prefixes and reads what is new there; the store itself is never listed.
+
+    journal/new/TIME-ORIGIN-RANDOM                 one change, JSON
+    journal/merged/TIME-ORIGIN-RANDOM.jsonl.gz     some hundred changes, one a line
+
+A change says of a path of the workspace what stands there now: a payload with its manifest ("manifest"), a
+document ("text", or "object" where it is long), one line more ("line"), nothing ("removed").
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from nncift_core.store.remote.objects import Objects
+
+NEW, MERGED = "journal/new", "journal/merged"
+# Changes that lie about one by one before whoever sees them merges them.
+MANY = 512
+
+
+@dataclass(frozen=True, order=True)
+class Change:
+    """name: orders the changes of one origin in time; body: what it says."""
+
+    name: str
+    body: dict[str, Any]
+
+    @property
+    def origin(self) -> str:
+        """The mirror that it came from."""
+        return self.name.split("-")[1]
+
+
+@dataclass
+class Seen:
+    """What of the journal is known here: the single changes that are still listed, and the segments."""
+
+    new: set[str]
+    merged: set[str]
+
+    @classmethod
+    def read(cls, text: str) -> Seen:
+        """From `told`."""
+        found = json.loads(text)
+        return cls(set(found["new"]), set(found["merged"]))
+
+    def told(self) -> str:
+        """As JSON."""
+        return json.dumps({"new": sorted(self.new), "merged": sorted(self.merged)})
+
+
+class Journal:
+    """The journal of one store; origin: by which the changes made here are known."""
+
+    def __init__(self, objects: Objects, origin: str) -> None:
+        self.objects, self.origin = objects, origin
+
+    def append(self, body: dict[str, Any]) -> None:
+        """Add a change; others see it from now on."""
+        text = json.dumps(body, ensure_ascii=False, sort_keys=True)
+        self.objects.put(f"{NEW}/{self._name()}", text.encode("utf-8"))
+
+    def follow(self, seen: Seen) -> tuple[list[Change], Seen]:
+        """Changes that `seen` lacks, in order of time, and what is seen then.
+
+        A change goes from its own place when it is merged, and its place is listed first here: none is missed.
+        """
+        listed = set(self.objects.names(NEW))
+        merged = set(self.objects.names(MERGED))
+        found = {
+            c.name: c
+            for segment in self.objects.each(sorted(merged - seen.merged), self._segment)
+            for c in segment
+            if c.name not in seen.new
+        }
+        single = sorted(listed - seen.new - found.keys())
+        for change in self.objects.each(single, self._single):
+            if change is not None:
+                found[change.name] = change
+            else:
+                # Merged a moment ago: the segment that has it is new at the next look.
+                listed -= {n for n in single if n not in found}
+        return [found[name] for name in sorted(found)], Seen(listed, merged)
+
+    def merge(self, names: set[str]) -> None:
+        """Put changes that lie one by one into one segment. Two who do so at once harm nothing."""
+        changes = [c for c in self.objects.each(sorted(names), self._single) if c is not None]
+        if not changes:
+            return
+        lines = "".join(json.dumps({"name": c.name, "body": c.body}) + "\n" for c in changes)
+        self.objects.put(f"{MERGED}/{self._name()}.jsonl.gz", gzip.compress(lines.encode("utf-8"), mtime=0))
+        self.objects.delete(f"{NEW}/{c.name}" for c in changes)
+
+    def _name(self) -> str:
+        return f"{time.time_ns():020d}-{self.origin}-{uuid.uuid4().hex[:8]}"
+
+    def _single(self, name: str) -> Change | None:
+        data = self.objects.get(f"{NEW}/{name}")
+        return None if data is None else Change(name, json.loads(data))
+
+    def _segment(self, name: str) -> list[Change]:
+        data = self.objects.get(f"{MERGED}/{name}")
+        if data is None:
+            return []
+        lines = gzip.decompress(data).decode("utf-8").splitlines()
+        return [Change(**json.loads(line)) for line in lines]
