@@ -89,6 +89,8 @@ def cached(
     if state.name == "Cached" and not check(value):
         state = _state(bound.with_options(refresh_cache=True), key, job, *args)
         value = state.result()
+    if state.name != "Cached":
+        job.ws.share_answer(key)
     return value, state.name != "Cached"
 
 

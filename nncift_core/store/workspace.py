@@ -282,6 +282,12 @@ class Workspace:
         """Results that Prefect caches (small JSON manifests)."""
         return self.root / "prefect"
 
+    def share_answer(self, key: str) -> None:
+        """Let other machines have the answer that Prefect has just cached here under `key`."""
+        path = self.prefect_dir / key
+        if self.mirror is not None and path.is_file():
+            self.mirror.share(path, path.read_text(encoding="utf-8"))
+
     @property
     def tmp_dir(self) -> Path:
         """Scratch space; safe to delete when nothing runs."""

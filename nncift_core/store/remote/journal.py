@@ -1,9 +1,9 @@
 """What a store holds, as a journal: each change an object of its own, merged into segments when many.
 
-Whoever follows it lists two short prefixes and reads what is new there; the store itself is never listed.
+Whoever follows it lists this short folder and reads what is new there; the store itself is never listed.
 
-    journal/new/TIME-ORIGIN-RANDOM                 one change, JSON
-    journal/merged/TIME-ORIGIN-RANDOM.jsonl.gz     some hundred changes, one a line
+    journal/changes/TIME-ORIGIN-RANDOM               one change, JSON
+    journal/segments/TIME-ORIGIN-RANDOM.jsonl.gz     some hundred changes, one a line
 
 A change says of a path of the workspace what stands there now: a payload with its manifest ("manifest"), a
 document ("text", or "object" where it is long), one line more ("line"), nothing ("removed").
@@ -20,7 +20,8 @@ from typing import Any
 
 from nncift_core.store.remote.objects import Objects
 
-NEW, MERGED = "journal/new", "journal/merged"
+FOLDER = "journal"
+NEW, MERGED = f"{FOLDER}/changes", f"{FOLDER}/segments"
 # Changes that lie about one by one before whoever sees them merges them.
 MANY = 512
 
@@ -70,10 +71,10 @@ class Journal:
     def follow(self, seen: Seen) -> tuple[list[Change], Seen]:
         """Changes that `seen` lacks, in order of time, and what is seen then.
 
-        A change goes from its own place when it is merged, and its place is listed first here: none is missed.
+        Stores list by name, changes before segments, and a change goes once a segment has it: none is missed.
         """
-        listed = set(self.objects.names(NEW))
-        merged = set(self.objects.names(MERGED))
+        both = [name.split("/", 1) for name in self.objects.names(FOLDER)]
+        listed, merged = ({name for at, name in both if at == folder} for folder in ("changes", "segments"))
         found = {
             c.name: c
             for segment in self.objects.each(sorted(merged - seen.merged), self._segment)

@@ -34,7 +34,7 @@ _SHARDS = ("exact", "estimates", "embeddings", "features")
 _LARGE = ("states", "adapters", "classifiers")
 _LARGE_BYTES = 1_000_000
 # What is of this machine alone.
-_OWN = ("locks", "prefect", "tmp", _FOLDER, MARK, "calibration.json")
+_OWN = ("locks", "tmp", _FOLDER, MARK, "calibration.json")
 # Longer documents are objects of their own.
 _INLINE = 32_768
 
@@ -47,6 +47,8 @@ class Mirror:
         self.objects = Objects(url)
         self.leases = Leases(self.objects)
         self._pulled = float("-inf")
+        self._mark: bytes | None = None
+        self._writable = False
         self._pulling = threading.Lock()
 
     @cached_property
@@ -228,7 +230,7 @@ class Mirror:
 
         None where there is none. Raises UserError where the place is in other use or cannot be written.
         """
-        data = self.objects.get(MARK)
+        data = self._mark or self.objects.get(MARK)
         if data is None and make is not None:
             if not self.objects.is_empty():
                 raise UserError(
@@ -240,16 +242,20 @@ class Mirror:
             data = self.objects.get(MARK)
         if data is None:
             return None
+        self._mark = data
         if _read(self.root / MARK) != data:
             _write(self.root / MARK, data)
         found: dict[str, Any] = json.loads(data)
         return found
 
     def check_writable(self) -> None:
-        """Write and delete an object. Raises UserError where these credentials may not."""
+        """Write and delete an object, once. Raises UserError where these credentials may not."""
+        if self._writable:
+            return
         key = f"checks/{uuid.uuid4().hex}"
         self.objects.put(key, b"")
         self.objects.delete([key])
+        self._writable = True
 
     @contextlib.contextmanager
     def _turn(self, name: str) -> Iterator[None]:

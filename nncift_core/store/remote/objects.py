@@ -51,7 +51,7 @@ class Objects:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.protocol, _, self._base = url.partition("://")
+        self.protocol = url.partition("://")[0]
         self._reached = False
 
     @cached_property
@@ -59,6 +59,8 @@ class Objects:
         """The fsspec filesystem. Raises UserError where its library is missing."""
         options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         if self.protocol in _EXTRAS:
+            # Else every read asks for the size first; what is large comes in several files at once.
+            options["max_concurrency"] = 1
             options["config_kwargs"] = {
                 "connect_timeout": 5, "read_timeout": 30, "max_pool_connections": 2 * THREADS,
                 "retries": {"max_attempts": 2, "mode": "standard"},
@@ -76,7 +78,8 @@ class Objects:
 
     def path(self, key: str) -> str:
         """How the filesystem names a key."""
-        return f"{self._base}/{key}"
+        found: str = self.fs._strip_protocol(f"{self.url}/{key}")
+        return found
 
     def get(self, key: str) -> bytes | None:
         """An object's bytes; None where there is none."""
@@ -148,7 +151,7 @@ class Objects:
     def _found(self, do: Callable[..., T], key: str, **given: Any) -> T | None:
         """`do` of a key's path; None where there is no such object (a bucket that is missing is an error)."""
         try:
-            return do(self.path(key).rstrip("/"), **given)
+            return do(self.path(key), **given)
         except FileNotFoundError as e:
             if _code(e) == "NoSuchBucket":
                 raise
