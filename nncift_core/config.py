@@ -122,6 +122,16 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _gpus_of_a_slot(self) -> Config:
+        wanted, ray = self.language_model.devices, self.execution.cluster
+        if wanted > 1 and ray.num_gpus != "auto" and ray.num_gpus < wanted:
+            raise ValueError(
+                f"execution.ray.num_gpus = {ray.num_gpus:g} is less than language_model.devices = {wanted}: "
+                "leave num_gpus out, or raise it"
+            )
+        return self
+
     @property
     def pointwise(self) -> bool:
         """Whether the influence function values pool rows by themselves, without a target."""

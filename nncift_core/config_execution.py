@@ -15,10 +15,10 @@ class RayConfig(Section):
 
     address: of a cluster that runs: "auto" (on this machine, or as the variable RAY_ADDRESS says),
     "HOST:PORT" from one of its machines, "ray://HOST:10001" from elsewhere; unset: a cluster of this machine
-    alone, which ends with the run. num_gpus ("auto": 1 where the cluster has GPUs), num_cpus, memory_gb: what
-    one slot reserves while the run goes on; slots: how many (unset: as many as fit in the cluster as it is;
-    with a number the run waits for machines that come later). connect_s: seconds that the cluster may take to
-    answer.
+    alone, which ends with the run. num_gpus ("auto": as many as `language_model.devices`, or, if that is 1,
+    1 where the cluster has GPUs), num_cpus, memory_gb: what one slot reserves while the run goes on; slots:
+    how many (unset: as many as fit in the cluster as it is; with a number the run waits for machines that
+    come later). connect_s: seconds that the cluster may take to answer.
     """
 
     address: str | None = None
@@ -34,6 +34,12 @@ class RayConfig(Section):
         if not isinstance(value, str) and (value < 0 or (value > 1 and value != int(value))):
             raise ValueError("must be a part of one GPU (0.5), or a whole number of them")
         return value
+
+    def for_teacher(self, devices: int) -> RayConfig:
+        """The section with the GPUs of a slot where `language_model.devices` is `devices`."""
+        if devices == 1 or self.num_gpus != "auto":
+            return self
+        return self.model_copy(update={"num_gpus": float(devices)})
 
     @field_validator("address", mode="after")
     @classmethod

@@ -107,6 +107,8 @@ class LanguageModelConfig(Section):
     elsewhere. quantization: "4bit" loads the weights in NF4 (needs a GPU and the extra `nncift[4bit]`).
     template: "chat" wraps prompts in the chat template of the model's tokenizer. batch_tokens: most tokens
     of a forward pass, padding included; halved by itself when the device's memory does not hold them.
+    devices: how many of `[execution] devices` hold one copy of the model between them, and make one slot;
+    never changes a value.
     """
 
     model: str = "builtin"
@@ -115,8 +117,17 @@ class LanguageModelConfig(Section):
     quantization: Literal["none", "4bit"] = "none"
     template: Literal["plain", "chat"] = "plain"
     device: str = "auto"
+    devices: int = Field(default=1, ge=1, le=64)
     batch_tokens: int = Field(default=8192, ge=64)
     trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _devices_of_a_slot(self) -> LanguageModelConfig:
+        if self.devices > 1 and self.device != "auto":
+            raise ValueError(
+                f"devices = {self.devices} takes them from execution.devices, in order: leave out device"
+            )
+        return self
 
 
 FeatureGroup = Literal["embedding", "response", "lengths", "hidden", "error", "loss", "bm25", "proxy"]

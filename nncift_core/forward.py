@@ -228,7 +228,8 @@ def _logits_at(
         if hidden is None or hidden.dim() != 3 or hidden.shape[:2] != shape:
             return None
         gathered.append(True)
-        return (hidden[where].unsqueeze(0), *args[1:])
+        # The model may be spread over several devices, and `where` lies on the first.
+        return (hidden[on(hidden.device, where)].unsqueeze(0), *args[1:])
 
     def forward() -> Any:
         if one_at_a_time(model):
@@ -238,7 +239,7 @@ def _logits_at(
     head = model.model.get_output_embeddings()
     hook = None if head is None else head.register_forward_pre_hook(gather)
     try:
-        with trimmed(part, shape, where):
+        with trimmed(part, shape, where if part is None else on(_device(part), where)):
             out = forward()
     finally:
         if hook is not None:
@@ -248,6 +249,15 @@ def _logits_at(
     if gathered:
         out = forward()
     return out.logits[where], out.get("past_key_values")
+
+
+def on(device: torch.device, where: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column of positions, on `device`."""
+    return where[0].to(device), where[1].to(device)
+
+
+def _device(module: torch.nn.Module) -> torch.device:
+    return next(module.parameters()).device
 
 
 def _label_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from nncift_core.errors import UserError
 from nncift_core.hashing import digest
 from nncift_core.hub import quiet
 from nncift_core.models import ModelSource, find_model, loading
+from nncift_core.placement import device_map, spread
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +36,9 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model in eval mode on a device.
+    """A causal language model in eval mode on a device, or spread over several.
 
+    device: where its input goes and its output comes from: the first of several.
     context_length: most tokens in a sequence (None: no limit); eos_id ends every response (with the
     template "chat" what ends an assistant's turn); bos_ids: what the tokenizer puts before a text (often
     empty); key: see `language_model_key`; template: how prompts are wrapped, see `sequences.encode_prompts`.
@@ -96,16 +98,23 @@ def is_local(config: LanguageModelConfig, base_dir: str = "") -> bool:
     return _source(config, base_dir).path is not None
 
 
-def load_language_model(config: LanguageModelConfig, device: str, base_dir: str = "") -> LanguageModel:
+def load_language_model(
+    config: LanguageModelConfig, device: str, base_dir: str = "", devices: Sequence[str] = ()
+) -> LanguageModel:
     """Load the model of `[language_model]` on `device` ("cpu", "cuda:0", ...) in the config's dtype.
 
-    Raises UserError: no such folder or hub model, no config or safetensors weights, weights that do
-    not fit the config, a tokenizer without an end-of-sequence token or without the chat template asked for, a
-    hub that cannot be reached, 4-bit weights where the device or a package does not allow them.
+    devices: more than one are what the model is spread over (`placement`), `device` the first of them;
+    weights go straight to their device. A device may stand there twice. Raises UserError: no such folder or
+    hub model, no config or safetensors weights, weights that do not fit the config, a tokenizer without an
+    end-of-sequence token or without the chat template asked for, a hub that cannot be reached, 4-bit weights
+    where the device or a package does not allow them, a model that cannot be spread over so many devices.
     """
     dtype = torch_dtype(config.dtype)
     placed = _four_bit(device, dtype) if config.quantization == "4bit" else {}
     unloaded = load_tokenizer(config, base_dir)
+    places = _places(config, base_dir, devices) if len(devices) > 1 else None
+    if places is not None:
+        placed["device_map"] = places
     from transformers import AutoModelForCausalLM
 
     with quiet(), loading("language_model", config.model, "a causal language model"):
@@ -121,6 +130,8 @@ def load_language_model(config: LanguageModelConfig, device: str, base_dir: str 
     model, info = loaded
     _check_complete(config.model, info)
     model = model if placed else model.to(device)
+    if places is not None:
+        spread(model, places, device)
     return replace(unloaded, model=model.eval(), device=device)
 
 
@@ -153,6 +164,20 @@ def load_tokenizer(config: LanguageModelConfig, base_dir: str = "") -> LanguageM
         key=_key(source, config),
         template=config.template,
     )
+
+
+def _places(config: LanguageModelConfig, base_dir: str, devices: Sequence[str]) -> dict[str, str]:
+    """Which module of the model lies on which of `devices`; loads no weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    local = {"trust_remote_code": config.trust_remote_code}
+    with quiet(), loading("language_model", config.model, "a causal language model"), torch.device("meta"):
+        folder = str(_source(config, base_dir).folder())
+        shape = AutoConfig.from_pretrained(folder, local_files_only=True, **local)
+        make: Any = AutoModelForCausalLM.from_config
+        empty = make(shape, dtype=torch_dtype(config.dtype), **local)
+    return device_map(empty, devices, four_bit=config.quantization == "4bit")
 
 
 def _source(config: LanguageModelConfig, base_dir: str) -> ModelSource:
@@ -198,13 +223,18 @@ def _four_bit(device: str, dtype: torch.dtype) -> dict[str, Any]:
     return {"quantization_config": how, "device_map": {"": device}}
 
 
-def check_language_model(config: LanguageModelConfig, device: str, base_dir: str = "") -> None:
+def check_language_model(
+    config: LanguageModelConfig, device: str, base_dir: str = "", devices: Sequence[str] = ()
+) -> None:
     """Raise now what `load_language_model` would raise hours later: 4-bit weights or a chat template that
-    cannot be had. Loads no weights; downloads nothing of a hub model but asks for its tokenizer's files."""
+    cannot be had, a model (of this machine) that cannot be spread over `devices`. Loads no weights; downloads
+    nothing of a hub model but asks for its tokenizer's files."""
     if config.quantization == "4bit":
         _four_bit(device, torch_dtype(config.dtype))
     if config.template == "chat":
         load_tokenizer(config, base_dir)
+    if len(devices) > 1 and is_local(config, base_dir):
+        _places(config, base_dir, devices)
 
 
 def _check_complete(name: str, info: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ def look(model: LanguageModel, batch: Batch) -> Seen | None:
     """
     import torch
 
-    from nncift_core.forward import one_at_a_time
+    from nncift_core.forward import on, one_at_a_time
     from nncift_core.rotary import forget_lengths
 
     shape, count = batch.ids.shape[:2], len(batch.labels)
@@ -55,7 +55,7 @@ def look(model: LanguageModel, batch: Batch) -> Seen | None:
             return None
         # Until the pass ends: `no_grad` around it puts the mode back.
         torch.set_grad_enabled(True)
-        inputs = hidden[batch.where].detach().requires_grad_(True)
+        inputs = hidden[on(hidden.device, batch.where)].detach().requires_grad_(True)
         found.append((hidden, inputs))
         return (inputs[None], *args[1:])
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from nncift_core.config import LanguageModelConfig
 from nncift_core.devices import pick
 from nncift_core.encoders import Encoder, load_encoder
 from nncift_core.execution.job import BaseJob, Job
@@ -20,10 +21,23 @@ from nncift_core.language_models import LanguageModel, language_model_key, load_
 
 @dataclass(frozen=True)
 class Slot:
-    """A place to compute: several slots may stand on one device."""
+    """A place to compute: several slots may stand on one device.
+
+    devices: all of the slot's, `device` the first; a teacher may be spread over them
+    (`language_model.devices`), whatever else computes takes the first.
+    """
 
     number: int
     device: str
+    devices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "devices", self.devices or (self.device,))
+
+    @property
+    def where(self) -> str:
+        """Its devices as one text."""
+        return "+".join(self.devices)
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ def _shared(
     setting: the section's `device`; where it names one, all slots share the one model there, in turns.
     """
     device = pick(setting, slot.device, f"{kind}.device")
-    place = str(slot.number) if setting == "auto" else device
+    place = f"{slot.number} {slot.where}" if setting == "auto" else device
     with _LOCK:
         if (kind, key, place) not in _MODELS:
             for old in [m for m in _MODELS if m[0] == kind and m[2] == place]:
@@ -73,6 +87,11 @@ def free_device_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def _spread(section: LanguageModelConfig, slot: Slot) -> tuple[str, ...]:
+    """The devices that a teacher is spread over in this slot; none where it lies on one."""
+    return slot.devices if section.devices > 1 else ()
+
+
 @contextmanager
 def encoder(job: BaseJob, slot: Slot) -> Iterator[tuple[Encoder, str]]:
     """The job's encoder for this slot, and its device."""
@@ -96,9 +115,9 @@ def language_model(job: Job, slot: Slot) -> Iterator[tuple[LanguageModel, str]]:
     section = config.language_model
 
     def make(device: str) -> LanguageModel:
-        return load_language_model(section, device, config.base_dir)
+        return load_language_model(section, device, config.base_dir, _spread(section, slot))
 
-    key = f"teacher/{language_model_key(section, config.base_dir)}"
+    key = f"teacher/{section.devices}/{language_model_key(section, config.base_dir)}"
     with _shared("language_model", key, section.device, slot, make) as found:
         yield found
 
@@ -112,11 +131,11 @@ def function(job: Job, slot: Slot) -> Iterator[tuple[InfluenceFunction, str]]:
     section = job.config.language_model
 
     def make(device: str) -> InfluenceFunction:
-        fresh = create(job.config, device)
+        fresh = create(job.config, device, *_spread(section, slot)[1:])
         if job.identity.state is not None:
             fresh.load_state(job.ws.state_dir(job.identity.state))
         return fresh
 
-    key = f"{job.identity.values}/{section.batch_tokens}"
+    key = f"{job.identity.values}/{section.batch_tokens}/{section.devices}"
     with _shared("language_model", key, section.device, slot, make) as found:
         yield found

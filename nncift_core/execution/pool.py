@@ -6,12 +6,14 @@ row failed is no longer used while others stand.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from nncift_core.config import Config
 from nncift_core.config_execution import ExecutionConfig, WorkersConfig
 from nncift_core.devices import resolve_devices, usable_cores
 from nncift_core.execution import models
@@ -21,18 +23,29 @@ from nncift_core.execution.models import Slot
 from nncift_core.execution.process import AnyWorker, Held, Worker
 from nncift_core.execution.work import Progress, Request, perform
 from nncift_core.finetune import settings
+from nncift_core.placement import slot_groups
 
 Isolation = Literal["process", "thread"]
 # Shards that fail one after another on a device before it is left alone.
 _BAD_AFTER = 3
 _LOOK = 0.5
 
+_log = logging.getLogger(__name__)
+
 
 class DevicePool:
-    """The slots of `[execution] devices`; several may stand on one device."""
+    """The slots of `[execution] devices`; several may stand on one device, or one on several."""
 
-    def __init__(self, devices: list[str], isolation: Isolation) -> None:
-        self.slots = [Slot(number, device) for number, device in enumerate(devices)]
+    def __init__(self, devices: list[str], isolation: Isolation, each: int = 1) -> None:
+        """each: devices of a slot, taken in order; those that are left over make none: `unused` says so,
+        and a warning in the log. Raises UserError where there are fewer."""
+        groups, left = slot_groups(devices, each)
+        self.unused = ""
+        if left:
+            names = ", ".join(left)
+            self.unused = f"{names}: not used, for a slot takes {each} devices (language_model.devices)"
+            _log.warning("%s", self.unused)
+        self.slots = [Slot(number, group[0], group) for number, group in enumerate(groups)]
         self.isolation = isolation
         self.retired: list[Slot] = []
         self._free = list(self.slots)
@@ -40,19 +53,19 @@ class DevicePool:
         self._failed_on: dict[str, set[int]] = defaultdict(set)
         self._in_a_row: dict[int, set[str]] = defaultdict(set)
         self._workers = {slot.number: Held(self._start) for slot in self.slots}
-        on_cpu = devices.count("cpu")
+        on_cpu = self.devices.count("cpu")
         # Slots that share the cores would each start as many threads as there are cores.
         self._threads = max(1, usable_cores() // on_cpu) if on_cpu > 1 else None
 
     @property
     def devices(self) -> list[str]:
-        """Devices of the slots, in order."""
+        """The first device of each slot, in order."""
         return [slot.device for slot in self.slots]
 
     @property
     def where(self) -> str:
         """What costs are booked on."""
-        return ",".join(self.devices)
+        return ",".join(slot.where for slot in self.slots)
 
     def _start(self, slot: Slot, masked: bool) -> AnyWorker:
         return Worker(slot, masked=masked, threads=self._threads)
@@ -153,7 +166,7 @@ class Places(DevicePool):
 
 
 def _masks(request: Request) -> bool:
-    """Whether a worker may see its slot's GPU alone: no section names a GPU of its own, and this is no
+    """Whether a worker may see its slot's GPUs alone: no section names a GPU of its own, and this is no
     training that takes several."""
     config = request.job.config
     if request.work == "fine-tune" and settings(config).devices > 1:
@@ -168,26 +181,33 @@ _POOLS: dict[Any, DevicePool] = {}
 def pool_of(config: AnyConfig) -> DevicePool:
     """This process's pool for `[execution]` of `config`.
 
-    Raises UserError for a device that this machine lacks, and for a Ray cluster that cannot be used.
+    Raises UserError for a device that this machine lacks, fewer devices than one slot takes, and for a Ray
+    cluster that cannot be used.
     """
     e: ExecutionConfig = config.execution
+    # Whatever the function is: jobs of other functions beside this one have the same slots.
+    each = config.language_model.devices if isinstance(config, Config) else 1
     devices = tuple(resolve_devices(e.devices)) if e.runner == "local" else ()
-    where = {"local": (devices, e.isolation), "ray": e.cluster, "prefect": e.workers}[e.runner]
+    where = {
+        "local": (devices, e.isolation, each),
+        "ray": e.cluster.for_teacher(each),
+        "prefect": e.workers,
+    }[e.runner]
     with _LOCK:
         if where not in _POOLS:
-            _POOLS[where] = _pool(e, list(devices))
+            _POOLS[where] = _pool(e, list(devices), each)
         return _POOLS[where]
 
 
-def _pool(execution: ExecutionConfig, devices: list[str]) -> DevicePool:
+def _pool(execution: ExecutionConfig, devices: list[str], each: int) -> DevicePool:
     if execution.runner == "prefect":
         return Places(execution.workers)
     if execution.runner == "ray":
         # Ray is an extra.
         from nncift_core.execution.ray_pool import RayPool
 
-        return RayPool(execution.cluster)
-    return DevicePool(devices, execution.isolation)
+        return RayPool(execution.cluster.for_teacher(each))
+    return DevicePool(devices, execution.isolation, each)
 
 
 def close_pools() -> None:

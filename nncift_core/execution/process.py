@@ -25,23 +25,25 @@ from nncift_core.finetune.process import child_env
 # Seconds between two looks at whether the run was stopped meanwhile.
 _LOOK = 0.5
 _GRACE = 10.0
+_COMMAND = (sys.executable, "-m", "nncift_core.execution.worker")
 
 
 class Worker:
-    """A process that owns one device; it keeps its models from one shard to the next."""
+    """A process that owns its slot's devices; it keeps its models from one shard to the next."""
 
     def __init__(self, slot: Slot, *, masked: bool, threads: int | None = None) -> None:
-        """Start it. masked: the slot's GPU is the only one it sees (under the name "cuda:0"); threads: of
-        its arithmetic, unless the environment says how many; None: every core."""
+        """Start it. masked: the slot's GPUs are the only ones it sees (under the names "cuda:0", ...);
+        threads: of its arithmetic, unless the environment says how many; None: every core."""
         self.slot, self.masked = slot, masked
-        apart = masked and slot.device.startswith("cuda")
-        device = "cuda:0" if apart else slot.device
+        # A device that stands twice in a slot is one to be seen.
+        seen = list(dict.fromkeys(slot.devices)) if masked and slot.device.startswith("cuda") else []
+        devices = [f"cuda:{seen.index(d)}" if d in seen else d for d in slot.devices]
         end, self._lifeline = os.pipe()
         self._errors: IO[bytes] = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "nncift_core.execution.worker", str(slot.number), device, str(end)],
-                env=_threads_env(threads) | child_env(slot.device if apart else "cpu"),
+                [*_COMMAND, str(slot.number), ",".join(devices), str(end)],
+                env=_threads_env(threads) | child_env(*seen),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

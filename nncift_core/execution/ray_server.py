@@ -69,8 +69,9 @@ class Server:
         from nncift_core.execution.worker import answer
 
         try:
-            found = answer(json.loads(message), self.number, device(), self.heard)
-            where = f"{socket.gethostname()}/{device()}"
+            mine = devices()
+            found = answer(json.loads(message), self.number, mine, self.heard)
+            where = f"{socket.gethostname()}/{mine[0]}"
             return json.dumps({"done": {**found, "device": where}})
         except Exception as e:
             return json.dumps({"error": packed(e)})
@@ -80,10 +81,15 @@ class Server:
         return json.dumps(self.heard.take())
 
 
-def device() -> str:
-    """The device of this actor: the GPU that Ray gave it, the only one it sees, else the CPU."""
+def devices() -> tuple[str, ...]:
+    """The devices of this actor: the GPUs that Ray gave it, the only ones it sees, else the CPU.
+
+    As many times the CPU as there are GPUs in Ray's books alone.
+    """
     import ray
     import torch
 
     given = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-    return "cuda:0" if given and torch.cuda.is_available() else "cpu"
+    if not given or not torch.cuda.is_available():
+        return ("cpu",) * max(1, len(given))
+    return tuple(f"cuda:{k}" for k in range(len(given)))

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -70,8 +71,8 @@ class Told:
         print(json.dumps(message), file=self._out, flush=True)
 
 
-def main(number: int, device: str, lifeline: int) -> None:
-    """Serve shards on `device` until stdin closes; number: of the slot; lifeline: a pipe that the parent
+def main(number: int, devices: Sequence[str], lifeline: int) -> None:
+    """Serve shards on `devices` until stdin closes; number: of the slot; lifeline: a pipe that the parent
     keeps open and never writes to."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -81,7 +82,7 @@ def main(number: int, device: str, lifeline: int) -> None:
     told = Told(out)
     for line in sys.stdin:
         try:
-            told.say({"done": answer(json.loads(line), number, device, told)})
+            told.say({"done": answer(json.loads(line), number, devices, told)})
         except Exception as e:
             told.say({"error": packed(e)})
 
@@ -98,8 +99,8 @@ def message_of(request: Request) -> dict[str, Any]:
     }
 
 
-def answer(message: dict[str, Any], number: int, device: str, told: Listener) -> dict[str, Any]:
-    """Compute the shard of `message_of` on slot `number` and its device; returns its counts."""
+def answer(message: dict[str, Any], number: int, devices: Sequence[str], told: Listener) -> dict[str, Any]:
+    """Compute the shard of `message_of` on slot `number` and its devices; returns its counts."""
     # Seconds of imports: within the first request, whose errors are told.
     from nncift_core.execution.models import Slot
     from nncift_core.execution.work import JOBS, Request, perform
@@ -111,7 +112,7 @@ def answer(message: dict[str, Any], number: int, device: str, told: Listener) ->
     request = Request(message["work"], job, message["shard"], message["given"])
     # A worker may outlive a killed flow for a moment; nothing is collected from under it.
     with in_use(job.ws):
-        computed = perform(request, Slot(number, device), told)
+        computed = perform(request, Slot(number, devices[0], tuple(devices)), told)
     told.flush()
     return {"computed": computed, "peak_rss_mb": peak_mb()}
 
@@ -136,4 +137,4 @@ def _end_with_parent(lifeline: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(int(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3]))

@@ -116,7 +116,8 @@ class PerSample:
             view = out[:, self._spans[name]].view(len(sequences), *self.adapted.parameters[name].shape)
             product = torch.bmm(d.transpose(1, 2), x)
             # A layer that is used twice in a pass has the sum of both.
-            view.add_(product) if name in seen else view.copy_(product)
+            # Its device may be another one than that of `out`.
+            view.add_(product.to(view.device)) if name in seen else view.copy_(product)
             seen.add(name)
         for name in self._spans.keys() - seen:
             out[:, self._spans[name]] = 0

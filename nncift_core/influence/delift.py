@@ -71,11 +71,12 @@ class Delift(Pairwise):
         self._without: dict[int, float] = {}
 
     @classmethod
-    def from_config(cls, config: Config, device: str) -> Delift:
-        """The function of `config` on `device`, or where `[language_model] device` says."""
+    def from_config(cls, config: Config, device: str, *more: str) -> Delift:
+        """The function of `config` on `device`, or where `[language_model] device` says; more: further
+        devices that the model is spread over."""
         where = pick(config.language_model.device, device, "language_model.device")
         return cls(
-            lambda: load_language_model(config.language_model, where, config.base_dir),
+            lambda: load_language_model(config.language_model, where, config.base_dir, (where, *more)),
             language_model_key(config.language_model, config.base_dir),
             config.influence.delift,
             config.language_model.batch_tokens,

@@ -28,8 +28,11 @@ class Registered(Protocol):
     needs: frozenset[str]
     cost: CostModel
 
-    def from_config(self, config: Config, device: str) -> InfluenceFunction:
-        """The function as configured; models are loaded only when values are asked for."""
+    def from_config(self, config: Config, device: str, *more: str) -> InfluenceFunction:
+        """The function as configured; models are loaded only when values are asked for.
+
+        more: further devices that a teacher is spread over; given to functions with a teacher only.
+        """
         ...
 
     def key_of(self, config: Config) -> str:
@@ -65,12 +68,14 @@ def implementation(config: Config) -> Registered:
     return cast(Registered, getattr(import_module(module), name))
 
 
-def create(config: Config, device: str) -> InfluenceFunction:
+def create(config: Config, device: str, *more: str) -> InfluenceFunction:
     """The configured influence function for `device`; loads no weights yet.
 
-    Raises UserError when its model cannot be found.
+    more: further devices that its teacher, if it has one, is spread over. Raises UserError when its model
+    cannot be found.
     """
-    return implementation(config).from_config(config, device)
+    spread = more if CATALOGUE[config.influence.function].teacher else ()
+    return implementation(config).from_config(config, device, *spread)
 
 
 def function_key(config: Config) -> str:

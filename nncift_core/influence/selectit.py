@@ -89,23 +89,24 @@ class SelectIT(Pointwise):
         self.counters: Counter[str] = Counter()
 
     @classmethod
-    def from_config(cls, config: Config, device: str) -> SelectIT:
-        """The function of `config` on `device`, or where `[language_model] device` says.
+    def from_config(cls, config: Config, device: str, *more: str) -> SelectIT:
+        """The function of `config` on `device`, or where `[language_model] device` says; more: further
+        devices that every model is spread over.
 
         Raises UserError for prompts or models that cannot be used.
         """
         where = pick(config.language_model.device, device, "language_model.device")
-        return cls._of(config, where)
+        return cls._of(config, (where, *more))
 
     @classmethod
     def key_of(cls, config: Config) -> str:
         """What `key()` of `from_config(config, ...)` gives, without looking at devices."""
-        return cls._of(config, "").key()
+        return cls._of(config, ("",)).key()
 
     @classmethod
-    def _of(cls, config: Config, device: str) -> SelectIT:
+    def _of(cls, config: Config, devices: tuple[str, ...]) -> SelectIT:
         s = config.influence.selectit
-        sources = [_source(c, device, config) for c in _models(config)]
+        sources = [_source(c, devices, config) for c in _models(config)]
         prompts = rating_prompts(s.prompts, config.base_dir)
         return cls(sources, prompts, s.alpha, config.language_model.batch_tokens)
 
@@ -278,14 +279,18 @@ def _models(config: Config) -> list[LanguageModelConfig]:
     return [own if n == own.model else own.model_copy(update={"model": n, "revision": None}) for n in names]
 
 
-def _source(section: LanguageModelConfig, device: str, config: Config) -> Source:
+def _source(section: LanguageModelConfig, devices: tuple[str, ...], config: Config) -> Source:
     try:
         key = language_model_key(section, config.base_dir)
     except UserError as e:
         if not config.influence.selectit.models:
             raise
         raise UserError(e.what, mend=e.mend, file=e.file, field="influence.selectit.models") from None
-    return Source(section.model, key, lambda: load_language_model(section, device, config.base_dir))
+
+    def load() -> LanguageModel:
+        return load_language_model(section, devices[0], config.base_dir, devices)
+
+    return Source(section.model, key, load)
 
 
 def _rater(source: Source, batch_tokens: int) -> Rater:

@@ -13,6 +13,7 @@ from nncift_core.errors import UserError
 from nncift_core.finetune import training_devices
 from nncift_core.functions import CATALOGUE
 from nncift_core.language_models import check_language_model, is_local
+from nncift_core.placement import slot_groups
 from nncift_core.records import Example, ReadReport
 from nncift_core.store.datasets import store_dataset
 from nncift_core.store.references import DatasetRef
@@ -139,17 +140,18 @@ def check_teacher(config: Config, *, fetch: bool) -> None:
     if not CATALOGUE[config.influence.function].teacher or not (fetch or is_local(section, config.base_dir)):
         return
     if config.execution.runner == "local":
-        slot = resolve_devices(config.execution.devices)[0]
-        device = pick(section.device, slot, "language_model.device")
+        slot = slot_groups(resolve_devices(config.execution.devices), section.devices)[0][0]
+        device = pick(section.device, slot[0], "language_model.device")
     else:
         # Its device is on another machine, which checks what the weights need.
         section, device = section.model_copy(update={"quantization": "none"}), "cpu"
-    check_language_model(section, device, config.base_dir)
+        slot = (device,) * section.devices
+    check_language_model(section, device, config.base_dir, slot)
 
 
 def check_devices(config: Config) -> None:
-    """Raise UserError for a device that the config names and this machine lacks, and for a training on more
-    GPUs than there are. Devices of other machines (`execution.runner`) are checked there."""
+    """Raise UserError for a device that the config names and this machine lacks, and for a teacher or a
+    training on more than there are. Devices of other machines (`execution.runner`) are checked there."""
     several = config.finetune is not None and config.finetune.devices > 1
     if several and config.execution.runner == "ray":
         raise UserError(
@@ -159,7 +161,7 @@ def check_devices(config: Config) -> None:
         )
     if config.execution.runner != "local":
         return
-    resolve_devices(config.execution.devices)
+    slot_groups(resolve_devices(config.execution.devices), config.language_model.devices)
     devices = {"encoder": config.encoder.device, "language_model": config.language_model.device}
     if config.finetune is not None:
         devices["finetune"] = config.finetune.device

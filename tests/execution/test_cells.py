@@ -251,6 +251,30 @@ def test_a_worker_that_sees_other_gpus_than_its_work_needs_is_replaced(
     assert [env.get("CUDA_VISIBLE_DEVICES") for env in started] == ["1", None]
 
 
+def test_a_worker_sees_all_gpus_of_its_slot_under_their_new_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[list[str], str]] = []
+
+    def start(command: list[str], *, env: dict[str, str], pass_fds: tuple[int], **kw: Any) -> Any:
+        started.append((command[3:5], env["CUDA_VISIBLE_DEVICES"]))
+        return subprocess.Popen([sys.executable, "-c", "input()"], **kw)
+
+    class Started:
+        Popen = staticmethod(start)
+        PIPE = subprocess.PIPE
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,5,6,4")
+    monkeypatch.setattr(process, "subprocess", Started)
+    slots = Slot(3, "cuda:2", ("cuda:2", "cuda:3")), Slot(0, "cuda:1", ("cuda:1", "cuda:1"))
+    for slot in slots:
+        process.Worker(slot, masked=True).kill()
+    process.Worker(slots[0], masked=False).kill()
+    assert started == [
+        (["3", "cuda:0,cuda:1"], "6,4"),
+        (["0", "cuda:0,cuda:0"], "5"),
+        (["3", "cuda:2,cuda:3"], "7,5,6,4"),
+    ]
+
+
 def test_a_training_that_leaves_the_numbers_fails_its_own_cell_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from nncift_core.config import Config, parse_config
 from nncift_core.execution import models
 from nncift_core.execution.job import Job
 from nncift_core.execution.models import Slot, forget_models, function, language_model
+from nncift_core.influence.delift import Delift
 from nncift_core.language_models import language_model_key, load_language_model
 from nncift_core.pipeline.problem import keys_of
 
@@ -25,9 +26,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The devices of the language models that were loaded, in order."""
     devices: list[str] = []
 
-    def load(section: Any, device: str, base_dir: str) -> Any:
-        devices.append(device)
-        return load_language_model(section, device, base_dir)
+    def load(section: Any, device: str, base_dir: str, over: tuple[str, ...]) -> Any:
+        devices.append("+".join(over) or device)
+        return load_language_model(section, device, base_dir, over)
 
     forget_models()
     monkeypatch.setattr(models, "load_language_model", load)
@@ -91,3 +92,18 @@ def test_a_named_device_has_one_model_for_all_slots_used_in_turns(tmp_path: Path
         assert not entered.wait(0.2)
     thread.join(10)
     assert entered.is_set() and loaded == ["cpu"]
+
+
+def test_a_teacher_lies_on_all_devices_of_its_slot_only_where_it_is_asked_to(
+    tmp_path: Path, loaded: list[str]
+) -> None:
+    both = Slot(0, "cpu", ("cpu", "cpu"))
+    assert ONE.devices == ("cpu",) and both.where == "cpu+cpu"
+    with language_model(made(tmp_path), both) as (alone, _):
+        assert not hasattr(alone.model, "_hf_hook")
+    job = made(tmp_path, devices=2)
+    with language_model(job, both) as (model, device):
+        assert device == model.device == "cpu" and hasattr(model.model, "_hf_hook")
+    assert loaded == ["cpu", "cpu+cpu"]
+    with function(job, both) as (valued, _):
+        assert isinstance(valued, Delift) and hasattr(valued.model.model, "_hf_hook")

@@ -13,13 +13,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from stored_jobs import exact_job
 
+from nncift_core.config import parse_config
 from nncift_core.errors import UserError
 from nncift_core.execution.failures import ShardError, Stopped, WorkerLost
 from nncift_core.execution.job import Job
-from nncift_core.execution.pool import DevicePool
+from nncift_core.execution.pool import DevicePool, pool_of
 from nncift_core.execution.work import Request
 from nncift_core.pipeline.exact import plan_exact
 
@@ -92,8 +94,6 @@ def test_a_worker_keeps_its_process_and_computes_what_threads_compute(
     files = [sorted(Path(j.workspace).glob("exact/*/*.parquet")) for j in (job, other)]
     assert [f.name for f in files[0]] == [f.name for f in files[1]]
     problem.look_again()
-    import numpy as np
-
     values = []
     for j in (job, other):
         p = j.problem()
@@ -241,6 +241,47 @@ def test_a_device_on_which_shards_fail_one_after_another_is_left_alone(
     assert tried[-1] == 1 and len(pool.retired) == 1
     pool.close()
     assert pool.retired == []
+
+
+def test_a_slot_takes_as_many_devices_as_one_copy_of_the_teacher(caplog: pytest.LogCaptureFixture) -> None:
+    pool = DevicePool([f"cuda:{k}" for k in range(5)], "process", 2)
+    assert [slot.devices for slot in pool.slots] == [("cuda:0", "cuda:1"), ("cuda:2", "cuda:3")]
+    assert pool.devices == ["cuda:0", "cuda:2"] and pool.where == "cuda:0+cuda:1,cuda:2+cuda:3"
+    assert pool.unused == "cuda:4: not used, for a slot takes 2 devices (language_model.devices)"
+    assert [r.getMessage() for r in caplog.records] == [pool.unused]
+    assert DevicePool(["cpu", "cpu"], "process").unused == ""
+    assert DevicePool(["cpu", "cpu"], "process", 2)._threads is None, "one slot has all cores"
+    with pytest.raises(UserError, match="takes 3 devices"):
+        DevicePool(["cpu", "cpu"], "process", 3)
+
+
+def test_jobs_with_other_devices_for_a_teacher_have_other_slots() -> None:
+    section = {"pool": {"source": "builtin:pool"}, "execution": {"devices": ["cpu", "cpu"]}}
+    pools = [pool_of(parse_config(section | {"language_model": {"devices": n}})) for n in (1, 2, 2)]
+    assert [len(pool.slots) for pool in pools] == [2, 1, 1] and pools[1] is pools[2]
+    with pytest.raises(UserError, match="language_model.devices"):
+        pool_of(parse_config(section | {"language_model": {"devices": 3}}))
+
+
+@pytest.mark.heavy
+def test_a_teacher_over_two_devices_of_a_worker_gives_the_same_values(tmp_path: Path) -> None:
+    found = []
+    for each in (1, 2):
+        (tmp_path / str(each)).mkdir()
+        job = exact_job(tmp_path / str(each))
+        text = job.config_json.replace('"devices":1', f'"devices":{each}', 1)
+        job = job.model_copy(update={"config_json": text})
+        assert job.config.language_model.devices == each
+        pool = DevicePool(["cpu"] * each, "process", each)
+        for number in range(len(plan_exact(job.problem()).shards)):
+            pool.run(str(number), exact_request(job, number), Steps())
+        pool.close()
+        problem = job.problem()
+        problem.look_again()
+        out = np.zeros((len(problem.rows), len(problem.columns)), np.float32)
+        problem.exact_store.fill(problem.rows, problem.columns, out)
+        found.append((problem.keys, out))
+    assert found[0][0] == found[1][0] and np.array_equal(found[0][1], found[1][1]) and found[0][1].any()
 
 
 PARENT = """

@@ -101,14 +101,21 @@ def test_what_functions_cost_and_need() -> None:
 
 
 def test_create_loads_the_model_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[tuple[str, str]] = []
-    monkeypatch.setattr(delift, "load_language_model", lambda c, d, b: loaded.append((c.model, d)))
+    loaded: list[tuple[str, ...]] = []
+    monkeypatch.setattr(delift, "load_language_model", lambda c, d, b, over: loaded.append((c.model, *over)))
     made = registry.create(config("delift"), "cpu")
     made.key()
     assert loaded == []
     assert isinstance(made, delift.Delift)
     _ = made.model
     assert loaded == [(str(TINY), "cpu")]
+    spread = registry.create(config("delift"), "cpu", "mps")
+    assert isinstance(spread, delift.Delift) and spread.model is None
+    assert loaded[1:] == [(str(TINY), "cpu", "mps")]
+
+
+def test_a_function_without_a_teacher_gets_one_device_whatever_a_slot_has() -> None:
+    assert registry.create(config("bm25"), "cpu", "cpu").name == "bm25"
 
 
 @pytest.mark.parametrize("name", sorted(WITH_MODEL))
