@@ -170,29 +170,3 @@ def test_a_wrong_address_ends_before_any_work(make_project: Any) -> None:
     done = project.call("run", "job.toml", "--workspace", str(project.workspace), check=2)
     assert f"no Ray cluster at {address}" in done.stderr and "execution.ray.address" in done.stderr
     assert not project.workspace.exists()
-
-
-def test_a_valuation_on_a_cluster_is_that_of_this_machine(make_project: Any, cluster: Any) -> None:
-    found = []
-    for name, execution in (
-        ("ray", {"runner": "ray", "execution.ray": {"address": cluster.address}}),
-        ("local", {"isolation": "process", "devices": ["cpu"] * usable_cores()}),
-    ):
-        project: Project = make_project(name)
-        sections = {k: v for k, v in execution.items() if k == "execution.ray"}
-        own = {k: v for k, v in execution.items() if k != "execution.ray"}
-        project.configure(execution=own, **sections)
-        result = project.run()
-        rows = project.ask(
-            "SELECT train_id, target_id, origin, influence FROM influence ORDER BY train_id, target_id"
-        )
-        chosen = project.ask("SELECT rank, train_id FROM selection ORDER BY rank")
-        computed = {c["stage"]: c["computed"] for c in result["costs"] if c["stage"] != "report"}
-        found.append((result["run_id"], rows, chosen, computed))
-        if name == "ray":
-            devices = {c["device"] for c in result["costs"] if c["stage"] == "exact-influence"}
-            assert devices == {"ray: 2 x 1 GPU, 1 CPU"}
-            # Again: nothing is computed twice, wherever it was computed.
-            again = {c["stage"]: c["computed"] for c in project.run()["costs"] if c["stage"] != "report"}
-            assert not any(again.values()), again
-    assert found[0] == found[1]
