@@ -17,6 +17,7 @@ from native_stack import BIN
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from ray_nodes import two_nodes
 
 pytestmark = pytest.mark.heavy
 WORKERS = 2
@@ -95,15 +96,7 @@ def valued(project: Project) -> tuple[Any, ...]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A Ray cluster of two nodes, each with a GPU that exists in Ray's books alone."""
-    pytest.importorskip("ray", reason="Ray is not installed (pip install 'nncift[ray]')")
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 << 20}
-    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    made.add_node(**node)
-    yield made
-    made.shutdown()
+    yield from two_nodes()
 
 
 def test_one_config_three_ways(tmp_path: Path, farm: Farm, cluster: Any) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import Project, free_port
 from execution.test_pool import Steps, exact_request
+from ray_nodes import two_nodes
 from stored_jobs import exact_job
 
 from nncift_core.config_execution import RayConfig
@@ -30,14 +31,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'nnci
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes, each with one CPU and one GPU that exists in Ray's books alone."""
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=node)
-    made.add_node(**{k: v for k, v in node.items() if k != "include_dashboard"})
-    yield made
-    made.shutdown()
+    yield from two_nodes()
 
 
 @pytest.fixture
