@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKSPACE ?= quickstart-workspace
 
-.PHONY: help quickstart test test-heavy test-browser screenshots lint bench install clean compose-env
+.PHONY: help quickstart test test-heavy test-exhaustive test-browser screenshots lint bench install clean compose-env
 
 help:
 	@echo "make quickstart   value the built-in pool (no network beyond package installation)"
 	@echo "make test         the test suite"
 	@echo "make test-heavy   whole valuations against a real server: kills, appends, the quickstart"
+	@echo "make test-exhaustive  more moments of kills than test-heavy has time for"
 	@echo "make test-browser the part of test-heavy that looks at pages in Chromium"
 	@echo "make screenshots  the pictures in docs/images, of the quickstart"
 	@echo "make compose-env  random secrets for docker-compose.yml, in deployments/.env"
@@ -34,8 +35,12 @@ quickstart: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not heavy" -n 2 --dist loadfile tests
 
+# Three at a time: they wait for servers and processes more than they compute.
 test-heavy: $(STAMP)
-	$(BIN)/python -m pytest -m heavy -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -m "heavy and not exhaustive" -n 3 --dist loadfile tests
+
+test-exhaustive: $(STAMP)
+	$(BIN)/python -m pytest -m exhaustive tests
 
 test-browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser tests

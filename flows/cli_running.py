@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ def until_interrupted(call: Callable[[], Any], quiet: bool) -> Any:
             from tasks.progress import reporter
 
             reporter.mode = "quiet" if quiet else "auto"
-            return call()
+            # Stdout is for the answer: Ray, for one, prints there that a worker died.
+            with redirect_stdout(sys.stderr):
+                return call()
     except KeyboardInterrupt:
         fail("interrupted; what is finished is kept: run the same command again to go on", 130)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import Project, free_port
 from execution.test_pool import Steps, exact_request
+from ray_nodes import two_nodes
 from stored_jobs import exact_job
 
 from nncift_core.config_execution import RayConfig
@@ -30,14 +31,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'nnci
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes, each with one CPU and one GPU that exists in Ray's books alone."""
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=node)
-    made.add_node(**{k: v for k, v in node.items() if k != "include_dashboard"})
-    yield made
-    made.shutdown()
+    yield from two_nodes()
 
 
 @pytest.fixture
@@ -170,29 +164,3 @@ def test_a_wrong_address_ends_before_any_work(make_project: Any) -> None:
     done = project.call("run", "job.toml", "--workspace", str(project.workspace), check=2)
     assert f"no Ray cluster at {address}" in done.stderr and "execution.ray.address" in done.stderr
     assert not project.workspace.exists()
-
-
-def test_a_valuation_on_a_cluster_is_that_of_this_machine(make_project: Any, cluster: Any) -> None:
-    found = []
-    for name, execution in (
-        ("ray", {"runner": "ray", "execution.ray": {"address": cluster.address}}),
-        ("local", {"isolation": "process", "devices": ["cpu"] * usable_cores()}),
-    ):
-        project: Project = make_project(name)
-        sections = {k: v for k, v in execution.items() if k == "execution.ray"}
-        own = {k: v for k, v in execution.items() if k != "execution.ray"}
-        project.configure(execution=own, **sections)
-        result = project.run()
-        rows = project.ask(
-            "SELECT train_id, target_id, origin, influence FROM influence ORDER BY train_id, target_id"
-        )
-        chosen = project.ask("SELECT rank, train_id FROM selection ORDER BY rank")
-        computed = {c["stage"]: c["computed"] for c in result["costs"] if c["stage"] != "report"}
-        found.append((result["run_id"], rows, chosen, computed))
-        if name == "ray":
-            devices = {c["device"] for c in result["costs"] if c["stage"] == "exact-influence"}
-            assert devices == {"ray: 2 x 1 GPU, 1 CPU"}
-            # Again: nothing is computed twice, wherever it was computed.
-            again = {c["stage"]: c["computed"] for c in project.run()["costs"] if c["stage"] != "report"}
-            assert not any(again.values()), again
-    assert found[0] == found[1]

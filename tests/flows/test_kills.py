@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from compared_jobs import with_held_out
@@ -69,7 +70,15 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+def each(moments: dict[str, Any], often: set[str]) -> list[Any]:
+    """The moments as parameters; those not in `often` are of `make test-exhaustive` alone."""
+    return [pytest.param(m, marks=() if m in often else pytest.mark.exhaustive) for m in moments]
+
+
+OFTEN = {"within ingest", "within embed", "within exact", "before training", "within estimates"}
+
+
+@pytest.mark.parametrize("moment", each(MOMENTS, OFTEN))
 def test_a_killed_run_goes_on_where_it_was(
     make_project: Callable[[str], Project], unbroken: str, moment: str
 ) -> None:
@@ -99,7 +108,7 @@ COMPARED = {
 }
 
 
-@pytest.mark.parametrize("moment", COMPARED)
+@pytest.mark.parametrize("moment", each(COMPARED, {"within fine-tune", "within evaluate"}))
 def test_a_killed_comparison_keeps_every_finished_cell(
     make_project: Callable[[str], Project], moment: str
 ) -> None:

@@ -1,0 +1,20 @@
+"""A Ray cluster for tests: two nodes on this machine, each with a GPU that exists in Ray's books alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+def two_nodes() -> Iterator[Any]:
+    """The cluster, for as long as a fixture lives; each node has one CPU."""
+    pytest.importorskip("ray", reason="Ray is not installed (pip install 'nncift[ray]')")
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 << 20}
+    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    made.add_node(**node)
+    yield made
+    made.shutdown()
