@@ -17,6 +17,7 @@ from flows import (
     cli_diff,
     cli_explain,
     cli_gc,
+    cli_join,
     cli_lineage,
     cli_merge,
     cli_plan,
@@ -230,6 +231,7 @@ for _more in (
     cli_lineage,
     cli_merge,
     cli_gc,
+    cli_join,
     cli_deploy,
 ):
     _more.register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -14,7 +15,9 @@ ADAPTER_KEYS = ("rank", "alpha", "dropout", "targets")
 _NO_VALUE = {
     *("model", "revision", "dtype", "trust_remote_code", "device"),
     *("batch_tokens", "tokens", "packing", "devices", "checkpoint_minutes"),
+    *("hosts", "rendezvous", "join_timeout_s"),
 }
+_ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*:(\d{1,5})")
 
 
 class FinetuneConfig(Section):
@@ -30,7 +33,9 @@ class FinetuneConfig(Section):
     reached after the share `warmup` of the steps, then falling linearly to 0. rank, alpha, dropout,
     targets: the adapters, on all linear layers by default. checkpoint_minutes: how often a training notes
     how far it is, to go on from there after a kill (0: never); devices: GPUs of one training
-    (the first so many of `execution.devices`; with more than one, models are trained one at a time).
+    (the first so many of `execution.devices`; with more than one, models are trained one at a time);
+    hosts: machines of one training, each with `devices` GPUs (or its CPU), which meet at `rendezvous`, an
+    address of the job's machine that the others reach; join_timeout_s: how long it waits for them.
     """
 
     method: Literal["lora", "qlora", "full"] = "lora"
@@ -54,6 +59,9 @@ class FinetuneConfig(Section):
     targets: Literal["all-linear"] | list[str] = "all-linear"
     checkpoint_minutes: float = Field(default=10.0, ge=0)
     devices: int = Field(default=1, ge=1, le=64)
+    hosts: int = Field(default=1, ge=1, le=64)
+    rendezvous: str | None = None
+    join_timeout_s: int = Field(default=600, ge=1)
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -74,7 +82,24 @@ class FinetuneConfig(Section):
         alone = [name for name in ("revision", "dtype", "trust_remote_code") if self._changed(name)]
         if self.model is None and alone:
             raise ValueError(f"{alone[0]} belongs to a model: set `model` too")
+        self._check_meeting()
         return self
+
+    def _check_meeting(self) -> None:
+        if self.hosts == 1 and self.rendezvous is not None:
+            raise ValueError("rendezvous is where several hosts meet: set `hosts` too, or remove it")
+        if self.hosts > 1 and self.rendezvous is None:
+            raise ValueError(
+                f'{self.hosts} hosts need a place to meet: set rendezvous = "HOST:PORT", an address of the '
+                "machine that runs the job"
+            )
+        if self.rendezvous is None:
+            return
+        found = _ENDPOINT.fullmatch(self.rendezvous)
+        if found is None or not 0 < int(found[1]) < 65536:
+            raise ValueError(
+                f'rendezvous is "HOST:PORT", a name or IPv4 address and a port, not {self.rendezvous!r}'
+            )
 
     def _changed(self, name: str) -> bool:
         return bool(getattr(self, name) != type(self).model_fields[name].default)
@@ -86,7 +111,7 @@ class FinetuneConfig(Section):
         dropout, what only makes other batches draws other masks.
         """
         found = self.model_dump(mode="json", exclude=_NO_VALUE)
-        later = ("tokens", "packing", "devices") if self.dropout else ("tokens",)
+        later = ("tokens", "packing", "devices", "hosts") if self.dropout else ("tokens",)
         found |= {name: getattr(self, name) for name in later if self._changed(name)}
         if self.dropout:
             found["batch_tokens"] = self.batch_tokens

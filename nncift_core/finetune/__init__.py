@@ -9,8 +9,8 @@ from nncift_core.finetune.card import model_card
 from nncift_core.finetune.gpus import training_devices
 from nncift_core.finetune.masks import MaskedRow, mask_preview
 from nncift_core.finetune.methods import Diverged
-from nncift_core.finetune.process import fine_tune
 from nncift_core.finetune.rows import Encoded, TrainingRows, encode, prompt_ids
+from nncift_core.finetune.start import fine_tune
 from nncift_core.finetune.student import (
     MODEL_SHAPE,
     MODEL_WEIGHTS,

@@ -20,6 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from nncift_core.finetune.world import World
+
 _FILE = "state.safetensors"
 _log = logging.getLogger(__name__)
 
@@ -91,6 +93,28 @@ class Checkpoints:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
             _log.warning("a training starts anew: its state cannot be read (%s)", e)
             return None
+
+
+def spread(state: State | None, world: World, device: str) -> State | None:
+    """The writer's state on every process of `world`: other hosts have no file to read it from."""
+    if world.size == 1:
+        return state
+    own = state.tensors if state is not None else {}
+    told: dict[str, Any] = {"there": state is not None}
+    if state is not None:
+        shapes = [[name, list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in own.items()]
+        told |= {"tensors": shapes, "steps": state.steps, "losses": state.losses}
+        told |= {"loss_sum": state.loss_sum, "loss_count": state.loss_count}
+    # repr of a float loses nothing, so losses come over as they are.
+    told = json.loads(world.spread_text(device, json.dumps(told)))
+    if not told.pop("there"):
+        return None
+    tensors = {}
+    for name, shape, dtype in told.pop("tensors"):
+        given = own[name] if world.writes else torch.empty(shape, dtype=getattr(torch, dtype))
+        # One at a time, so that the device holds no second copy of all.
+        tensors[name] = world.spread(given.to(device).reshape(-1)).cpu().reshape(shape)
+    return State(tensors=tensors, **told)
 
 
 def snapshot(

@@ -18,7 +18,7 @@ import torch
 
 from nncift_core.config import FinetuneConfig
 from nncift_core.finetune.batches import IGNORED, check_packing, packed, padded
-from nncift_core.finetune.checkpoints import Checkpoints, State, restore, snapshot
+from nncift_core.finetune.checkpoints import Checkpoints, State, restore, snapshot, spread
 from nncift_core.finetune.methods import Diverged
 from nncift_core.finetune.rows import Encoded
 from nncift_core.finetune.schedule import Step, learning_rate, plan_steps
@@ -109,8 +109,9 @@ class _Run:
 
     def resume(self) -> int:
         """Go back to where an earlier process was; returns the steps it had done."""
-        kept = self.place.checkpoints
-        state = None if kept is None else kept.load()
+        kept, world = self.place.checkpoints, self.place.world
+        state = kept.load() if kept is not None and world.writes else None
+        state = spread(state, world, self.model.device)
         if state is None:
             return 0
         restore(state.tensors, self.named, self.optimizer, self.model.device)
@@ -137,7 +138,7 @@ class _Run:
             self.losses.append(self._sum / self._count)
             self._sum, self._count = 0.0, 0
         kept = self.place.checkpoints
-        if kept is not None and world.rank == 0 and kept.due():
+        if kept is not None and world.writes and kept.due():
             tensors = snapshot(self.named, self.optimizer, self.model.device)
             kept.save(State(done + 1, tensors, self.losses, self._sum, self._count))
 

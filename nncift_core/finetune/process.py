@@ -1,4 +1,4 @@
-"""Where a fine-tune runs: in this process, or in one of its own for each of its GPUs.
+"""A fine-tune in a process of its own, or in one for each of its GPUs.
 
 Libraries take the first GPU they see, or all of them, and remember it for the process. So a fine-tune on
 "cuda:N" gets a child process in which that GPU is the only one, and one on several GPUs a launcher with a
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -28,51 +30,17 @@ from nncift_core.finetune.rows import TrainingRows
 from nncift_core.finetune.student import settings
 from nncift_core.finetune.training import FineTuned, Progress, fine_tune_here
 
-_CHILD = "nncift_core.finetune"
+# Run with two files: a spec to read, a result to write.
+CHILD = "nncift_core.finetune"
 _TAIL = 2000
 _GRACE_S = 10
+# Seconds between two looks at what else may end a training.
+_LOOK_S = 1.0
 # Left by launchers of distributed training, under which a lone process would wait for others.
 _LAUNCHER = (
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT"),
 )
-
-
-def fine_tune(
-    config: Config,
-    rows: TrainingRows,
-    seed: int,
-    device: str,
-    folder: Path,
-    progress: Progress | None = None,
-    checkpoints: Path | None = None,
-) -> FineTuned:
-    """Train the student on `rows` and write the result and the tokenizer's files.
-
-    Of adapters that is adapter_model.safetensors and adapter_config.json, of a whole model (method "full")
-    model.safetensors and config.json. folder: existing and empty, else ValueError; device: "cpu", "mps" or
-    "cuda:N" (for several `finetune.devices` any: it runs on those of `training_devices`, which the caller
-    keeps free of other trainings); progress(done, total) optimiser steps; checkpoints: a folder, which need
-    not exist, for what a killed call left and the next goes on from. The result is a function of
-    `fine_tune_key`, not of the order of rows; on another device, or on several, it differs by rounding, and
-    with dropout by the batches that `batch_tokens` makes.
-
-    Raises UserError (a response without tokens, `finetune.targets` that match nothing, an unusable model,
-    fewer GPUs than wanted) and RunError (`Diverged`, too little memory, a child process that died).
-    """
-    if not len(rows):
-        raise ValueError("no rows to train on")
-    if not folder.is_dir() or any(folder.iterdir()):
-        raise ValueError(f"{folder} is not an empty folder")
-    devices = settings(config).devices
-    if devices > 1 and not device.startswith("cuda"):
-        raise UserError(
-            f'{devices} devices are wanted, and the student runs on "{device}"',
-            field="finetune.devices",
-            mend="Several devices must be GPUs: remove the key, or run where there are some.",
-        )
-    where = fine_tune_apart if device.startswith("cuda") else fine_tune_here
-    return where(config, rows, seed, device, folder, progress, checkpoints)
 
 
 def fine_tune_apart(
@@ -96,14 +64,14 @@ def fine_tune_apart(
         spec_file.write_text(json.dumps(spec), encoding="utf-8")
         command = [*launcher(count), str(spec_file), str(result_file)]
         with open(Path(scratch) / "stderr.txt", "w+b") as errors:
-            code = _run_child(command, child_env(*gpus), errors, progress)
+            code = run_child(command, child_env(*gpus), errors, progress)
             # With several processes the launcher ends with a code of its own when one of them gave up.
             if not result_file.is_file() or (code and count == 1):
-                raise RunError(f"the fine-tuning process ended with code {code}: {_tail(errors)}")
+                raise RunError(f"the fine-tuning process ended with code {code}: {tail(errors)}")
             found = json.loads(result_file.read_text(encoding="utf-8"))
             if code and "fine_tuned" in found:
-                raise RunError(f"a fine-tuning process ended with code {code}: {_tail(errors)}")
-        return _result(found)
+                raise RunError(f"a fine-tuning process ended with code {code}: {tail(errors)}")
+        return result_of(found)
 
 
 def launcher(count: int) -> list[str]:
@@ -112,9 +80,9 @@ def launcher(count: int) -> list[str]:
     Several are started by torch's own launcher, which gives each its number and ends all when one fails.
     """
     if count == 1:
-        return [sys.executable, "-m", _CHILD]
+        return [sys.executable, "-m", CHILD]
     several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
-    return [sys.executable, *several, _CHILD]
+    return [sys.executable, *several, CHILD]
 
 
 def child_spec(
@@ -124,8 +92,13 @@ def child_spec(
     device: str,
     folder: Path,
     checkpoints: Path | None = None,
+    *,
+    writes: bool = True,
 ) -> dict[str, Any]:
-    """What the child reads: JSON of everything that `fine_tune_here` is called with there."""
+    """What the child reads: JSON of everything that `fine_tune_here` is called with there.
+
+    writes: whether this host's first child writes `folder` and `checkpoints`; of several hosts one does.
+    """
     import torch
 
     return {
@@ -139,11 +112,21 @@ def child_spec(
         "checkpoints": None if checkpoints is None else str(checkpoints.resolve()),
         # Another number of threads sums in another order.
         "threads": torch.get_num_threads(),
+        "writes": writes,
     }
 
 
-def _run_child(command: list[str], env: dict[str, str], errors: IO[bytes], progress: Progress | None) -> int:
-    """Exit code of the child; it is ended when this is left in another way."""
+def run_child(
+    command: list[str],
+    env: dict[str, str],
+    errors: IO[bytes],
+    progress: Progress | None,
+    watch: Callable[[], None] | None = None,
+) -> int:
+    """Exit code of the child; it is ended when this is left in another way.
+
+    watch: called about once a second, with or without progress; what it raises ends the child.
+    """
     process = subprocess.Popen(
         command,
         env=env,
@@ -152,10 +135,13 @@ def _run_child(command: list[str], env: dict[str, str], errors: IO[bytes], progr
         stderr=errors,
         text=True,
     )
+    assert process.stdin is not None and process.stdout is not None
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
+    reader.start()
     with process:
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
+            while (line := _next_line(lines, watch)) is not None:
                 done, total = map(int, line.split())
                 if progress is not None:
                     progress(done, total)
@@ -167,6 +153,27 @@ def _run_child(command: list[str], env: dict[str, str], errors: IO[bytes], progr
                     process.wait(_GRACE_S)
                 except subprocess.TimeoutExpired:
                     process.kill()
+            # Children of a launcher that was killed end with this pipe, and only then their stdout does.
+            process.stdin.close()
+            reader.join()
+
+
+def _read(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
+
+
+def _next_line(lines: queue.SimpleQueue[str | None], watch: Callable[[], None] | None) -> str | None:
+    """The next line of the child, None at their end."""
+    if watch is None:
+        return lines.get()
+    while True:
+        watch()
+        try:
+            return lines.get(timeout=_LOOK_S)
+        except queue.Empty:
+            continue
 
 
 def child_env(*devices: str) -> dict[str, str]:
@@ -188,13 +195,15 @@ def child_env(*devices: str) -> dict[str, str]:
     return {**env, "CUDA_VISIBLE_DEVICES": ",".join(chosen)} if chosen else env
 
 
-def _tail(errors: IO[bytes]) -> str:
+def tail(errors: IO[bytes]) -> str:
+    """The last words of a child's stderr."""
     errors.seek(0)
     text = errors.read().decode("utf-8", "replace").strip()
     return text[-_TAIL:] or "it wrote no message"
 
 
-def _result(found: dict[str, Any]) -> FineTuned:
+def result_of(found: dict[str, Any]) -> FineTuned:
+    """What a child wrote into its result file; raises the error it tells of."""
     if "user_error" in found:
         raise UserError(**found["user_error"])
     if "diverged" in found:
@@ -210,14 +219,15 @@ def child(spec_file: str, result_file: str) -> int:
     # Whatever a library prints goes to stderr, so that it is not taken for progress.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     spec = json.loads(Path(spec_file).read_text(encoding="utf-8"))
     import torch
 
     torch.set_num_threads(spec["threads"])
     rows = TrainingRows(**{name: tuple(values) for name, values in spec["rows"].items()})
-    rank, alone = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")) == 1
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if spec["device"] == "cuda" else spec["device"]
+    # Each host has a first child of its own, which speaks for it.
+    local, alone = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")) == 1
+    device = f"cuda:{local}" if spec["device"] == "cuda" else spec["device"]
     found: dict[str, Any]
     try:
         config = parse_config(spec["config"], base_dir=spec["base_dir"])
@@ -227,9 +237,10 @@ def child(spec_file: str, result_file: str) -> int:
             spec["seed"],
             device,
             Path(spec["folder"]),
-            (lambda done, total: print(done, total, file=out, flush=True)) if rank == 0 else None,
+            (lambda done, total: print(done, total, file=out, flush=True)) if local == 0 else None,
             Path(spec["checkpoints"]) if spec["checkpoints"] else None,
             alone=alone,
+            writes=spec["writes"] and local == 0,
         )
         found = {"fine_tuned": asdict(tuned)}
     except UserError as e:
@@ -240,15 +251,16 @@ def child(spec_file: str, result_file: str) -> int:
     except NnciftError as e:
         found = {"run_error": str(e)}
     told = "fine_tuned" in found
-    if rank == 0 or not told:
-        part = Path(f"{result_file}.{rank}")
+    if local == 0 or not told:
+        part = Path(f"{result_file}.{local}")
         part.write_text(json.dumps(found), encoding="utf-8")
         part.replace(result_file)
     # Others wait for this one's share of a sum: the launcher ends them.
     return 0 if told or alone else 3
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process when its stdin does, that is with whoever holds the other end of the pipe."""
     # A raw read: a buffered one would hold a lock that a normal end of this process needs.
     while os.read(0, 1):
         pass

@@ -61,11 +61,12 @@ def fine_tune_here(
     checkpoints: Path | None = None,
     *,
     alone: bool = True,
+    writes: bool = True,
 ) -> FineTuned:
     """`fine_tune` in this process, on "cpu", "mps", or a GPU that is its own.
 
     Waits for another fine-tune of this process to end. The process's random state is as before. Not `alone`,
-    it is one of several processes of a launcher and trains its share; the first of them writes.
+    it is one of several processes of a launcher and trains its share; one of them `writes`.
     """
     own = settings(config)
     with _ONE_AT_A_TIME, quiet(), warnings.catch_warnings(), _random_state(), _memory(device):
@@ -84,11 +85,11 @@ def fine_tune_here(
             checkpoints=Checkpoints(
                 checkpoints, own.checkpoint_minutes, fine_tune_key(config, rows.content_hashes, seed)
             ),
-            world=World() if alone else joined(device),
+            world=World() if alone else joined(device, writes),
         )
         done = train(replace(model, model=learning), own, encoded, draw, place, progress)
         count = sum(p.numel() for p in learning.parameters() if p.requires_grad)
-        if place.world.rank == 0:
+        if place.world.writes:
             save(learning, model, config, folder)
     return FineTuned(
         rows=len(rows),

@@ -7,7 +7,7 @@ wherever they were computed, so a training on several GPUs differs from one on o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -17,11 +17,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size`; `accelerator` carries sums between them, None where it is alone."""
+    """This process among `size`; `accelerator` carries sums between them, None where it is alone.
+
+    writer: the rank of the process that reads and writes files for all. Over several hosts that is one of
+    the job's host, whichever rank the launcher, which numbers hosts by address, has given it.
+    """
 
     rank: int = 0
     size: int = 1
     accelerator: Any = None
+    writer: int = 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the writer."""
+        return self.rank == self.writer
 
     def share(self, parts: Sequence[T]) -> Sequence[T]:
         """What this process does of `parts`."""
@@ -44,10 +54,30 @@ class World:
         found: list[float] = self.accelerator.reduce(values, reduction="sum").tolist()
         return found
 
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """The writer's tensor, on every process; the others give one of its shape, dtype and device."""
+        if self.accelerator is None:
+            return values
+        from accelerate.utils import broadcast  # type: ignore[import-untyped]
 
-def joined(device: str) -> World:
-    """The world that the launcher's environment tells of."""
+        found: torch.Tensor = broadcast(values, from_process=self.writer)
+        return found
+
+    def spread_text(self, device: str, text: str) -> str:
+        """The writer's text, on every process."""
+        data = text.encode("utf-8") if self.writes else b""
+        (length,) = self.spread(torch.tensor([len(data)], device=device)).tolist()
+        told = list(data) if self.writes else [0] * int(length)
+        return bytes(self.spread(torch.tensor(told, dtype=torch.uint8, device=device)).tolist()).decode(
+            "utf-8"
+        )
+
+
+def joined(device: str, writes: bool) -> World:
+    """The world that the launcher's environment tells of; exactly one of its processes `writes`."""
     from accelerate import Accelerator  # type: ignore[import-untyped]
 
     accelerator = Accelerator(cpu=device == "cpu")
-    return World(accelerator.process_index, accelerator.num_processes, accelerator)
+    world = World(accelerator.process_index, accelerator.num_processes, accelerator)
+    (writer,) = world.sum_numbers(device, float(world.rank) if writes else 0.0)
+    return replace(world, writer=int(writer))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from nncift_core.config import Config
+from nncift_core.errors import UserError
 from nncift_core.evaluation import check_room, longest_rows, random_rows, random_tokens
 from nncift_core.finetune import (
     MODEL_SHAPE,
@@ -36,6 +37,7 @@ from nncift_core.finetune import (
 )
 from nncift_core.finetune.card import README
 from nncift_core.finetune.training import FineTuned
+from nncift_core.pipeline.joining import inviting
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.files import made_in, publish, write_json
 from nncift_core.store.remote.mirror import bring
@@ -44,6 +46,8 @@ from nncift_core.store.workspace import Workspace
 
 Int64 = npt.NDArray[np.int64]
 CARD = "training.json"
+# What the card of trained weights does not tell.
+_OF_THIS_MACHINE = {"model", "device", "batch_tokens", "rendezvous", "join_timeout_s"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +70,19 @@ class Cell:
 
 def check_student(config: Config, *, fetch: bool) -> None:
     """Raise UserError now for what would only show after hours: no room for answers in the context, no
-    GPU for 4-bit weights, no chat template.
+    GPU for 4-bit weights, no chat template, several hosts where another machine would be one of them.
 
     fetch: whether a hub model may be downloaded for it; otherwise only local students are looked at.
     """
     if config.finetune is None:
         return
+    if config.finetune.hosts > 1 and config.execution.runner != "local":
+        raise UserError(
+            f"a training over several hosts begins on the machine that runs the job, and runner = "
+            f'"{config.execution.runner}" gives it to another one',
+            field="finetune.hosts",
+            mend='Set runner = "local", or hosts = 1.',
+        )
     check_method(config)
     if not (fetch or student_is_local(config)):
         return
@@ -222,7 +233,8 @@ def train_cell(
         folder = Path(scratch) / "adapter"
         folder.mkdir()
         under_way = ws.training_dir(cell.key)
-        tuned = fine_tune(config, rows, cell.seed, device, folder, tell, under_way)
+        invite = inviting(ws, lambda: tell(0, 0))
+        tuned = fine_tune(config, rows, cell.seed, device, folder, tell, under_way, invite)
         _describe(problem, cell, rows, tuned, folder)
         _publish(problem, cell, folder, parent)
         shutil.rmtree(under_way, ignore_errors=True)
@@ -239,7 +251,7 @@ def _describe(problem: Problem, cell: Cell, rows: TrainingRows, tuned: FineTuned
         "seed": cell.seed,
         "student": student_name(config),
         "student_key": student_key(config),
-        "finetune": settings(config).model_dump(mode="json", exclude={"model", "device", "batch_tokens"}),
+        "finetune": settings(config).model_dump(mode="json", exclude=_OF_THIS_MACHINE),
         "example_ids": list(rows.example_ids),
         "content_ids": list(rows.content_hashes),
         "masks": [row.to_json() for row in mask_preview(config, rows)],

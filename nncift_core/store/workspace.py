@@ -183,6 +183,10 @@ class Workspace:
         """Shards that another machine is asked to compute, while it does."""
         return self.tmp_dir / f"group-{key[:16]}.json"
 
+    def join_file(self, key: str) -> Path:
+        """A training that waits for other hosts, while it goes on."""
+        return self.tmp_dir / f"group-join-{key[:16]}.json"
+
     def classifier_dir(self, key: str) -> Path:
         """What was kept of one training of a classifier, or of the subsets that a study trains on."""
         return self.root / "classifiers" / key[:16]

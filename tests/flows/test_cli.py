@@ -224,6 +224,7 @@ def test_every_command_is_listed(offline_project: Project) -> None:
         "audit",
         "explain",
         "merge",
+        "join",
         "plan",
     ):
         assert here in text
