@@ -36,8 +36,8 @@ def called(load: Callable[[], Callable[..., Any]], config: Any, workspace: Path,
 
 
 def apart(call: Callable[[], Any]) -> Any:
-    """What `call` returns, whose stdout goes to stderr: stdout is for the answer, and Ray, for one, prints there
-    that a worker died."""
+    """What `call` returns, whose stdout goes to stderr: stdout is for the answer, and Ray, for one, prints
+    there that a worker died."""
     with redirect_stdout(sys.stderr):
         return call()
 
