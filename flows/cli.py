@@ -26,7 +26,7 @@ from flows import (
 )
 from flows.cli_options import ConfigArgument, QuietOption, WorkspaceOption
 from flows.cli_output import JsonOption, fail, print_json
-from flows.cli_running import called, quieten, until_interrupted
+from flows.cli_running import apart, called, quieten, until_interrupted
 from flows.cli_server import server_app
 from nncift_core import __version__
 from nncift_core.errors import NnciftError, UserError
@@ -124,7 +124,7 @@ def sweep(
 
         return study_estimators(config, study, workspace)
 
-    result = until_interrupted(call, quiet)
+    result = until_interrupted(lambda: apart(call), quiet)
     if json_:
         print_json(result.model_dump(mode="json"))
         return

@@ -23,9 +23,7 @@ def until_interrupted(call: Callable[[], Any], quiet: bool) -> Any:
             from tasks.progress import reporter
 
             reporter.mode = "quiet" if quiet else "auto"
-            # Stdout is for the answer: Ray, for one, prints there that a worker died.
-            with redirect_stdout(sys.stderr):
-                return call()
+            return call()
     except KeyboardInterrupt:
         fail("interrupted; what is finished is kept: run the same command again to go on", 130)
 
@@ -34,7 +32,14 @@ def called(load: Callable[[], Callable[..., Any]], config: Any, workspace: Path,
     """What the function that `load` imports (`value_pool`, say) gives for a job, with the command line that
     asked for it. Importing takes seconds, in which Ctrl-C counts, too."""
     command = shlex.join(["nncift", *sys.argv[1:]])
-    return until_interrupted(lambda: load()(config, workspace, command), quiet)
+    return until_interrupted(lambda: apart(lambda: load()(config, workspace, command)), quiet)
+
+
+def apart(call: Callable[[], Any]) -> Any:
+    """What `call` returns, whose stdout goes to stderr: stdout is for the answer, and Ray, for one, prints
+    there that a worker died."""
+    with redirect_stdout(sys.stderr):
+        return call()
 
 
 def quieten() -> None:

@@ -74,8 +74,9 @@ def ready(config: Config | PruneConfig, workspace: str | Path) -> Iterator[tuple
     Prefect workers.
     """
     execution = config.execution
-    if execution.runner == "ray":
-        pool_of(config)
+    # A Ray cluster is met here.
+    if unused := pool_of(config).unused:
+        say(unused)
     with connected(say) as ui_url:
         if execution.runner == "prefect":
             check_workers(execution.workers.deployment)

@@ -6,7 +6,6 @@ row failed is no longer used while others stand.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -30,21 +29,18 @@ Isolation = Literal["process", "thread"]
 _BAD_AFTER = 3
 _LOOK = 0.5
 
-_log = logging.getLogger(__name__)
-
 
 class DevicePool:
     """The slots of `[execution] devices`; several may stand on one device, or one on several."""
 
     def __init__(self, devices: list[str], isolation: Isolation, each: int = 1) -> None:
-        """each: devices of a slot, taken in order; those that are left over make none: `unused` says so,
-        and a warning in the log. Raises UserError where there are fewer."""
+        """each: devices of a slot, taken in order; those that are left over make none, and `unused` says so.
+        Raises UserError where there are fewer."""
         groups, left = slot_groups(devices, each)
         self.unused = ""
         if left:
             names = ", ".join(left)
             self.unused = f"{names}: not used, for a slot takes {each} devices (language_model.devices)"
-            _log.warning("%s", self.unused)
         self.slots = [Slot(number, group[0], group) for number, group in enumerate(groups)]
         self.isolation = isolation
         self.retired: list[Slot] = []
