@@ -150,8 +150,10 @@ class TrainingRehearsal:
 
 
 def _short(config: Config) -> Config:
-    """`config` with one pass over the rows and without a judge, whose time is not this machine's."""
-    trained = settings(config).model_copy(update={"epochs": 1, "tokens": None})
+    """`config` with one pass over the rows, on this host alone, and without a judge, whose time is not this
+    machine's."""
+    alone = {"hosts": 1, "rendezvous": None}
+    trained = settings(config).model_copy(update={"epochs": 1, "tokens": None, **alone})
     metrics = [m for m in config.evaluation.metrics if m != "judge"] or ["rouge"]
     evaluation = config.evaluation.model_copy(update={"metrics": metrics})
     return config.model_copy(update={"finetune": trained, "evaluation": evaluation})

@@ -14,6 +14,7 @@ from nncift_core.forecast.break_even import break_even
 from nncift_core.forecast.left import Left, left_of
 from nncift_core.forecast.rates import Rates, Work, missing_rates, seconds_of
 from nncift_core.forecast.work import Counted
+from nncift_core.placement import slot_groups
 from nncift_core.store.files import now
 from nncift_core.store.workspace import Workspace
 
@@ -41,7 +42,8 @@ def told(
     work = counted.work
     known = rates if not missing_rates(rates, work) else None
     left = left_of(config, ws, counted.inputs, work)
-    slots = config.execution.slots or len(resolve_devices(config.execution.devices))
+    each = config.language_model.devices
+    slots = config.execution.slots or len(slot_groups(resolve_devices(config.execution.devices), each)[0])
     if recorded is not None:
         stages = _by_costs(work, left, recorded)
     elif known is not None:

@@ -200,7 +200,9 @@ def test_documents_long_ones_and_removals_reach_the_others(on: Machine, url: str
     b = on("b")
     assert json.loads((b.run_dir("r") / "costs" / "0001-x.json").read_text()) == {"n": 1}
     assert json.loads(b.result_file("r").read_text())["long"] == ["x" * 50] * 2_000
+    assert [k for k in stored(url) if k.startswith("data/runs/r/result.json")], "too long for the journal"
     delete(b.result_file("r"))
+    assert not [k for k in stored(url) if k.startswith("data/runs/")]
     name = tile(a)
     delete(a.root / name)
     assert not on("a").result_file("r").exists()

@@ -77,9 +77,9 @@ class Mirror:
             payload = self.root / told["artifact"]
             self.objects.upload(payload, _key(told["artifact"], told["sha256"]))
             self.journal.append({"path": told["artifact"], "manifest": told})
-        elif len(text) > _INLINE:
-            key = _key(relative, hashlib.sha256(text.encode("utf-8")).hexdigest())
-            self.objects.put(key, text.encode("utf-8"))
+        elif len(data := text.encode("utf-8")) > _INLINE:
+            key = _key(relative, hashlib.sha256(data).hexdigest())
+            self.objects.put(key, data)
             self.journal.append({"path": relative, "object": key})
         else:
             self.journal.append({"path": relative, "text": text})
@@ -89,10 +89,14 @@ class Mirror:
         self.journal.append({"path": path.relative_to(self.root).as_posix(), "line": line})
 
     def forget(self, path: Path) -> None:
-        """Take a document or a payload with its manifest out of the store; the file here stays."""
+        """Take a document out of the store, or a payload's manifest (`discard` takes the payload); the file
+        here stays."""
         relative = self._shared(path)
-        if relative is not None:
-            self.journal.append({"path": relative.removesuffix(_MANIFEST), "removed": True})
+        if relative is None:
+            return
+        self.journal.append({"path": relative.removesuffix(_MANIFEST), "removed": True})
+        if not _manifest_of(path).is_file() and len(text := _read(path) or b"") > _INLINE:
+            self.discard(relative, hashlib.sha256(text).hexdigest())
 
     def discard(self, artifact: str, sha256: str) -> None:
         """Delete a payload of the store that nothing names any more."""
