@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from nncift_core.errors import IntegrityError, UserError
 from nncift_core.store.columns import VIEWS
+from nncift_core.store.remote.duck import raise_lost
 from nncift_core.store.views import Recomputed, Views, connect, named_in
 from nncift_core.store.workspace import Workspace
 
@@ -71,6 +72,7 @@ def _answer(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
             mend=f"Queries see only these views: {', '.join(VIEWS)}.",
         ) from None
     except duckdb.Error as e:
+        raise_lost()
         raise _wrong(e) from None
 
 

@@ -16,7 +16,7 @@ from nncift_core.store.columns import EXAMPLES, INFLUENCE, LOADED, TABLES, VIEWS
 from nncift_core.store.files import MANIFEST_SUFFIX
 from nncift_core.store.forecasts import forecast_rows
 from nncift_core.store.lineage import attempt_of
-from nncift_core.store.remote.duck import location, register
+from nncift_core.store.remote.duck import location, raise_lost, register
 from nncift_core.store.runs import read_attempts, read_costs, read_result, resolve_runs
 from nncift_core.store.sweeps import read_sweeps
 from nncift_core.store.workspace import Workspace
@@ -78,7 +78,10 @@ class Views:
     def _make(self, view: str) -> None:
         try:
             self.con.execute(self._statements[view])
-        except duckdb.PermissionException:
+        except duckdb.Error as e:
+            raise_lost()
+            if not isinstance(e, duckdb.PermissionException):
+                raise
             # A file that is gone is looked for as a folder, and those are closed.
             lost = [path for path in sorted(self._files[view].used) if not Path(path).is_file()]
             if not lost or self._ws.mirror is not None:

@@ -14,12 +14,15 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from store.made_runs import valuation
 
 from nncift_core.errors import IntegrityError, UserError
 from nncift_core.store import shards
 from nncift_core.store.alive import others_alive
+from nncift_core.store.collection import collect, plan_collection
 from nncift_core.store.files import delete, is_intact, publish, read_manifest, verify, write_json
 from nncift_core.store.judgements import JudgementStore
+from nncift_core.store.query import rows
 from nncift_core.store.remote import leases, mirror, objects
 from nncift_core.store.remote.address import VARIABLE, address_of, mirror_of, url_of
 from nncift_core.store.remote.journal import FOLDER, MANY, MERGED, NEW
@@ -90,6 +93,7 @@ def test_a_workspace_is_a_folder_or_a_url(given: str | Path, found: str | None) 
         ("s3://bucket/", "names a bucket"),
         ("s3://key:secret@bucket/x", "neither credentials nor options"),
         ("s3://bucket/x?key=secret", "neither credentials nor options"),
+        ("file:///data/ws", "a folder needs no URL. Give its path: /data/ws"),
     ],
 )
 def test_a_url_with_secrets_or_without_a_place_is_refused(given: str, said: str) -> None:
@@ -482,3 +486,59 @@ def test_a_rewritten_shard_takes_its_old_payload_along(on: Machine, url: str) ->
     keys = [k for k in stored(url) if k.startswith("data/exact/")]
     assert old is not None and len(keys) == 1 and old.sha256[:16] not in keys[0]
     assert SegmentStore(on("b"), "exact", "f" * 32).missing(ROWS, COLUMNS) == 6
+
+
+QUERIES = (
+    "SELECT * FROM influence ORDER BY ALL",
+    "SELECT * FROM examples ORDER BY ALL",
+    "SELECT * FROM scores ORDER BY ALL",
+    "SELECT artifact, kind, rows FROM lineage ORDER BY ALL",
+)
+
+
+def answers(ws: Workspace) -> list[Any]:
+    return [rows(ws, sql) for sql in QUERIES]
+
+
+def test_queries_on_another_machine_answer_alike_and_fetch_what_they_read(on: Machine) -> None:
+    a = on("a")
+    valuation(a, ("a", "b", "c", "d"))
+    b = on("b")
+    tiles = sorted(b.root.glob("e*s*/*/tile-*.parquet")) + sorted(b.root.glob("exact/*/*.parquet"))
+    assert tiles and all(is_away(t) for t in tiles)
+    assert answers(a) == answers(b) and len(answers(b)[0]) == 8
+    assert not any(is_away(t) for t in tiles)
+    with pytest.raises(UserError, match="access refused"):
+        rows(b, f"SELECT * FROM influence, read_text('nncift://{b.root}/nncift.json')")
+
+
+def test_a_query_of_a_file_that_the_store_lost_says_so(on: Machine, url: str) -> None:
+    valuation(on("a"), ("a", "b", "c", "d"))
+    fs = fsspec.filesystem("memory")
+    for key in stored(url):
+        if key.startswith("data/estimates/"):
+            fs.rm(f"{url}/{key}")
+    b = on("b")
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match="run again to recompute it"):
+            answers(b)
+    valuation(b, ("a", "b", "c", "d"))
+    assert len(answers(on("c"))[0]) == 8
+
+
+def test_collecting_on_one_machine_frees_the_store_for_all(on: Machine, url: str) -> None:
+    a = on("a")
+    valuation(a, ("a", "b", "c", "d", "e", "f"), "1" * 16)
+    valuation(a, ("b", "d", "e", "f", "h"), "2" * 16, estimator="b" * 32)
+    b = on("b")
+    before = answers(b)[:3]
+    with alone(b):
+        plan = plan_collection(b, 1)
+        collect(b, plan)
+    assert plan.removals and plan.rewritings
+    for ws in (on("a"), on("b"), on("c")):
+        assert answers(ws)[:3] == before
+        told = {ws.relative(p).removesuffix(".manifest.json") for p in ws.root.rglob("*.manifest.json")}
+        assert not told & {r.artifact for r in plan.removals}
+    payloads = [k for k in stored(url) if k.startswith("data/")]
+    assert {k.removeprefix("data/").split("@")[0] for k in payloads} == told, "nothing lies about unnamed"

@@ -13,17 +13,21 @@ from nncift_core.errors import UserError
 # Folder of the mirrors, unless this variable names another.
 VARIABLE = "NNCIFT_MIRRORS"
 # `Path("s3://bucket/x")` has one slash less.
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*)")
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}([^/].*)")
 
 
 def url_of(where: str | Path) -> str | None:
     """The URL that `where` is, without a slash at its end; None for the path of a folder.
 
-    Raises UserError for a URL without a place in a bucket, or with credentials in it.
+    Raises UserError for a URL without a place in a bucket, with credentials in it, or of a folder.
     """
     found = _URL.fullmatch(str(where))
     if found is None:
         return None
+    if found[1] in ("file", "local"):
+        raise UserError(
+            "a folder needs no URL", file=str(where), mend=f"Give its path: /{found[2].lstrip('/')}."
+        )
     url = f"{found[1]}://{found[2].rstrip('/')}"
     parts = urlsplit(url)
     if "@" in parts.netloc or parts.query or parts.fragment:

@@ -13,6 +13,8 @@ from nncift_core.errors import IntegrityError
 from nncift_core.store.remote.mirror import here
 
 PROTOCOL = "nncift"
+# What could not be read since the last `register`: DuckDB tells of its own errors alone.
+_LOST: list[str] = []
 
 
 def location(path: Path) -> str:
@@ -44,13 +46,26 @@ class MirrorFiles(AbstractFileSystem):  # type: ignore[misc]
         return [path]
 
     def _here(self, path: str) -> Path:
-        name = path.removeprefix(f"{PROTOCOL}://")
+        file = Path(f"/{path.removeprefix(f'{PROTOCOL}://').lstrip('/')}")
         try:
-            return here(Path(f"/{name.lstrip('/')}"))
+            here(file)
         except IntegrityError as e:
-            raise duckdb.IOException(str(e)) from None
+            _LOST.append(str(e))
+            raise
+        if not file.is_file():
+            _LOST.append(f"{file.parent.name}/{file.name}: is missing; run again to recompute it")
+        return file
+
+
+def raise_lost() -> None:
+    """Raise IntegrityError if a file of a mirror could not be read: that is why a query failed."""
+    if _LOST:
+        first = _LOST[0]
+        _LOST.clear()
+        raise IntegrityError(first) from None
 
 
 def register(con: duckdb.DuckDBPyConnection) -> None:
     """Let a connection read files of mirrors."""
+    _LOST.clear()
     con.register_filesystem(MirrorFiles())

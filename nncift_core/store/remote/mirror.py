@@ -215,8 +215,9 @@ class Mirror:
         away = [p for p in dict.fromkeys(paths) if is_away(p)]
         for path, found in zip(away, self.objects.each(away, self.fetch), strict=True):
             if not found:
-                # Without its manifest it counts as missing, and is computed again.
+                # Now it counts as missing, and is computed again.
                 _manifest_of(path).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
                 raise IntegrityError(
                     f"{path.relative_to(self.root).as_posix()}: lost or damaged in the store {self.url}; "
                     "run again to recompute it"
