@@ -63,6 +63,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/storage.py
 	$(BIN)/python benchmarks/planner.py
 	$(BIN)/python benchmarks/capacity.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[s3-test]'
+	$(BIN)/python benchmarks/object_store.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/exact_influence.py
 	$(BIN)/python -m benchmarks.builtin_lm.context
 	$(BIN)/python benchmarks/overhead.py
