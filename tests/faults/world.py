@@ -25,9 +25,9 @@ from faults.driver import drive
 from nncift_core.execution.job import Job
 from nncift_core.execution.pool import close_pools, pool_of
 from nncift_core.pipeline.exact import plan_exact
-from nncift_core.store.files import MANIFEST_SUFFIX, read_manifest
+from nncift_core.store.files import MANIFEST_SUFFIX, delete, read_manifest
 from nncift_core.store.segments import SegmentStore
-from nncift_core.store.shards import Signature, readable, remove
+from nncift_core.store.shards import Signature, readable
 from tasks.current import current
 from tasks.shards import exact_influence, shard_key
 
@@ -77,7 +77,7 @@ class World:
         """A workspace in which `missing` tiles are still to be computed."""
         trial = replace(self.copy(name, self.whole.root, **given), lacking=missing)
         for path in rng.sample(trial.tiles(), missing):
-            remove(path)
+            delete(path)
         return trial
 
     def processes(self, module: str) -> list[int]:
