@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from conftest import free_port
 
 
 def two_nodes() -> Iterator[Any]:
@@ -14,7 +15,8 @@ def two_nodes() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 << 20}
-    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    head = {**node, "include_dashboard": False, "ray_client_server_port": free_port()}
+    made = Cluster(initialize_head=True, head_node_args=head)
     made.add_node(**node)
     yield made
     made.shutdown()

@@ -17,6 +17,7 @@ from nncift_core.execution.job import BaseJob, Job
 from nncift_core.influence.contract import InfluenceFunction
 from nncift_core.influence.registry import create
 from nncift_core.language_models import LanguageModel, language_model_key, load_language_model
+from nncift_core.store.remote.mirror import bring
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ def function(job: Job, slot: Slot) -> Iterator[tuple[InfluenceFunction, str]]:
     def make(device: str) -> InfluenceFunction:
         fresh = create(job.config, device, *_spread(section, slot)[1:])
         if job.identity.state is not None:
-            fresh.load_state(job.ws.state_dir(job.identity.state))
+            folder = job.ws.state_dir(job.identity.state)
+            bring(folder, folder.glob("*"))
+            fresh.load_state(folder)
         return fresh
 
     key = f"{job.identity.values}/{section.batch_tokens}/{section.devices}"

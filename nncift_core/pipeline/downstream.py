@@ -192,13 +192,14 @@ def is_trained(ws: Workspace, key: str) -> bool:
     )
     if whole:
         # Its tokenizer, too: whoever asks is about to load it.
-        bring(folder, folder.iterdir())
+        bring(folder, folder.glob("*"))
     return whole
 
 
 def trained_weights(ws: Workspace, key: str) -> Path:
     """The file of a fine-tune's weights, by which its scores name what they are of."""
     folder = ws.adapter_dir(key)
+    bring(folder, folder.glob("*"))
     return folder / (MODEL_WEIGHTS if (folder / MODEL_WEIGHTS).is_file() else WEIGHTS)
 
 

@@ -110,7 +110,7 @@ def _adapter(source: str, workspace: Path | None) -> Path:
     if not adapter:
         raise UserError(f"run {run} trained no model", mend="Add [finetune] to its config and run it.")
     folder = ws.root / str(adapter)
-    bring(folder, folder.iterdir())
+    bring(folder, folder.glob("*"))
     return folder
 
 

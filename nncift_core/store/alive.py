@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from nncift_core.store.workspace import Workspace
 
-_LEASES = "alive"
+_LEASES, _USE = "alive", "use-"
 
 
 def _folder(ws: Workspace) -> Path:
@@ -37,6 +38,16 @@ def lives_elsewhere(ws: Workspace, attempt: str) -> bool:
     return ws.mirror is not None and ws.mirror.leases.is_held(_lease(attempt))
 
 
+@contextlib.contextmanager
+def told_in_use(ws: Workspace) -> Iterator[None]:
+    """Be counted by `all_alive` meanwhile, beside any attempt; nothing in a folder."""
+    if ws.mirror is None:
+        yield
+        return
+    with ws.mirror.leases.held(f"{_LEASES}/{_USE}{uuid.uuid4().hex}"):
+        yield
+
+
 def all_alive(ws: Workspace) -> list[str]:
     """What lives in a workspace of an object store, on whichever machine; nothing of a folder."""
     return ws.mirror.leases.all_held(_LEASES) if ws.mirror is not None else []
@@ -49,7 +60,8 @@ def _lease(attempt: str) -> str:
 def others_alive(ws: Workspace, attempt: str) -> int:
     """How many attempts beside `attempt` live; what killed ones left behind on this machine is removed."""
     if ws.mirror is not None:
-        return sum(name != _lease(attempt) for name in all_alive(ws))
+        others = (name for name in all_alive(ws) if not name.startswith(f"{_LEASES}/{_USE}"))
+        return sum(name != _lease(attempt) for name in others)
     count = 0
     for path in sorted(_folder(ws).glob("*")):
         if path.name == attempt.replace("/", "-"):

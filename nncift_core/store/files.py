@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from nncift_core.errors import IntegrityError
-from nncift_core.store.remote.mirror import is_away, mirror_for
+from nncift_core.store.remote.local import artifact_turn, is_away
+from nncift_core.store.remote.mirror import mirror_for
 
 MANIFEST_SUFFIX = ".manifest.json"
 
@@ -101,22 +102,24 @@ def _written_aside(path: Path, write: Callable[[Path], None]) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """One JSON document, atomically; in a mirror the store has it first."""
     text = json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True)
-    if (mirror := mirror_for(path)) is not None:
-        mirror.share(path, text)
+    mirror = mirror_for(path)
+    change = None if mirror is None else mirror.share(path, text)
     write_atomic(path, lambda p: void(p.write_text(text, encoding="utf-8")))
+    if mirror is not None:
+        mirror.note(change)
 
 
 def delete(path: Path) -> None:
     """Delete a document, or a payload, its manifest first: without one it does not exist, whatever happens
     meanwhile."""
-    manifest = None
-    if (mirror := mirror_for(path)) is not None:
-        manifest = read_manifest(path)
-        mirror.forget(path)
+    mirror, manifest = mirror_for(path), read_manifest(path)
+    change = None if mirror is None else mirror.forget(path)
     manifest_path(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
-    if mirror is not None and manifest is not None:
-        mirror.discard(manifest.artifact, manifest.sha256)
+    if mirror is not None:
+        mirror.note(change)
+        if manifest is not None:
+            mirror.discard(manifest.artifact, manifest.sha256)
 
 
 def void(_: object) -> None:
@@ -161,15 +164,13 @@ def publish(
             made_in=made_in(root),
             stamp=(stat.st_ino, stat.st_mtime_ns),
         )
-        with locked(_turn(root, manifest.artifact)):
+        if (mirror := mirror_for(path)) is not None:
+            # What stands at `path` may be replaced at any moment; this file is ours.
+            mirror.put_payload(part, manifest.artifact, manifest.sha256)
+        with artifact_turn(root, manifest.artifact):
             os.replace(part, path)
             write_json(manifest_path(path), asdict(manifest))
     return manifest
-
-
-def _turn(root: Path, artifact: str) -> Path:
-    """The lock file of an artifact; few of them, each for many artifacts."""
-    return root / "locks" / f"publish-{hashlib.sha256(artifact.encode()).digest()[0] % 32:02d}.lock"
 
 
 def read_manifest(payload: Path) -> Manifest | None:

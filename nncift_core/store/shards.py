@@ -26,7 +26,8 @@ from nncift_core.store.files import (
     write_atomic,
     write_json,
 )
-from nncift_core.store.remote.mirror import here, is_away, mirror_for
+from nncift_core.store.remote.local import is_away
+from nncift_core.store.remote.mirror import here, mirror_for
 
 GUARD = "rewrite-"
 # Bytes at the end of a Parquet file in which its footer is looked for.
@@ -78,7 +79,7 @@ def read_footer(path: Path) -> pa.Schema:
         return pq.read_schema(path)
     for size in _TAILS:
         end = mirror.tail(path, size)
-        if end is None:
+        if end is None or end[-4:] != b"PAR1":
             break
         if len(end) < size or int.from_bytes(end[-8:-4], "little") + 8 <= size:
             return pq.read_schema(pa.BufferReader(end))
@@ -139,4 +140,6 @@ def _tell(root: Path, path: Path, told: Manifest, rows: int) -> None:
         told, artifact=artifact, rows=rows, size=stat.st_size, sha256=sha256_of(path),
         stamp=(stat.st_ino, stat.st_mtime_ns),
     )  # fmt: skip
+    if (mirror := mirror_for(path)) is not None:
+        mirror.put_payload(path, now.artifact, now.sha256)
     write_json(manifest_path(path), asdict(now))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from nncift_core.errors import UserError
-from nncift_core.store.alive import all_alive
+from nncift_core.store.alive import all_alive, told_in_use
 from nncift_core.store.workspace import Workspace
 
 _LOCK = "workspace"
@@ -24,9 +24,10 @@ def in_use(ws: Workspace) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        while ws.mirror is not None and ws.mirror.leases.is_held(_ALONE):
-            time.sleep(_LOOK)
-        yield
+        with told_in_use(ws):
+            while ws.mirror is not None and ws.mirror.leases.is_held(_ALONE):
+                time.sleep(_LOOK)
+            yield
 
 
 @contextlib.contextmanager
@@ -48,6 +49,16 @@ def alone(ws: Workspace) -> Iterator[None]:
                 raise _used(ws)
             ws.mirror.pull()
             yield
+
+
+def check_alone(ws: Workspace) -> None:
+    """Raise UserError where `alone` has not been renewed in time: others may have begun since."""
+    if ws.mirror is not None and not ws.mirror.leases.is_sure(_ALONE):
+        raise UserError(
+            "the store was out of reach for so long that others may use the workspace again",
+            file=ws.address,
+            mend="Run `nncift gc` again: what is deleted stays deleted, nothing that lives is missing.",
+        )
 
 
 def _refuse(ws: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
@@ -17,6 +18,8 @@ import pytest
 from store.made_runs import valuation
 
 from nncift_core.errors import IntegrityError, UserError
+from nncift_core.finetune import WEIGHTS
+from nncift_core.pipeline.downstream import trained_weights
 from nncift_core.store import shards
 from nncift_core.store.alive import others_alive
 from nncift_core.store.collection import collect, plan_collection
@@ -26,10 +29,10 @@ from nncift_core.store.query import rows
 from nncift_core.store.remote import leases, mirror, objects
 from nncift_core.store.remote.address import VARIABLE, address_of, mirror_of, url_of
 from nncift_core.store.remote.journal import FOLDER, MANY, MERGED, NEW
-from nncift_core.store.remote.mirror import is_away
+from nncift_core.store.remote.local import is_away
 from nncift_core.store.runs import attempt, read_attempts
 from nncift_core.store.segments import SegmentStore
-from nncift_core.store.use import alone
+from nncift_core.store.use import alone, check_alone, in_use
 from nncift_core.store.vectors import VectorStore
 from nncift_core.store.workspace import Workspace
 
@@ -76,6 +79,7 @@ def tile(ws: Workspace) -> str:
         ("s3://bucket/a/b/", "s3://bucket/a/b"),
         (Path("s3://bucket/a/b"), "s3://bucket/a/b"),
         ("gs://bucket/x", "gs://bucket/x"),
+        ("S3://Bucket/x", "s3://Bucket/x"),
         ("ws", None),
         ("/var/ws", None),
         ("./a:b/c", None),
@@ -92,6 +96,7 @@ def test_a_workspace_is_a_folder_or_a_url(given: str | Path, found: str | None) 
         ("s3://bucket", "names a bucket"),
         ("s3://bucket/", "names a bucket"),
         ("s3://key:secret@bucket/x", "neither credentials nor options"),
+        ("s3://KEY:secret/more@bucket/x", "neither credentials nor options"),
         ("s3://bucket/x?key=secret", "neither credentials nor options"),
         ("file:///data/ws", "a folder needs no URL. Give its path: /data/ws"),
     ],
@@ -153,15 +158,119 @@ def test_a_payload_comes_before_the_manifest_that_makes_it_exist(
     monkeypatch.undo()
 
 
-def test_a_change_of_this_machine_that_a_kill_cut_off_is_taken_up(
-    on: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_of_this_machine_that_a_kill_cut_off_is_taken_up(on: Machine) -> None:
     ws = on("a")
-    name = tile(ws)
-    (ws.root / f"{name}.manifest.json").unlink()
-    (ws.root / name).unlink()
-    (ws.root / "mirror" / "seen.json").unlink(missing_ok=True)
-    assert SegmentStore(on("a"), "exact", "f" * 32).missing(ROWS, COLUMNS) == 0
+    assert ws.mirror is not None
+    record = ws.run_dir("r") / "attempts" / "0001.json"
+    write_json(record, {"v": 1})
+    # The store has it, then the kill: nothing is written here.
+    ws.mirror.share(record, json.dumps({"v": 2}))
+    name = tile(on("b"))
+    told = json.loads((on("b").root / f"{name}.manifest.json").read_text())
+    ws.mirror.share(ws.root / f"{name}.manifest.json", json.dumps(told))
+    on("a")
+    assert json.loads(record.read_text()) == {"v": 2}
+    assert SegmentStore(ws, "exact", "f" * 32).missing(ROWS, COLUMNS) == 0
+
+
+def test_a_pull_while_a_payload_is_uploaded_leaves_it_whole(on: Machine, url: str) -> None:
+    """Cut off for a minute, another machine computes the same tile; then any process here looks again."""
+    a, b = on("a"), on("b")
+    assert a.mirror is not None
+    upload, meanwhile = a.mirror.objects.upload, [tile]
+
+    def late(file: Path, key: str) -> None:
+        while meanwhile:
+            meanwhile.pop()(b)
+            assert a.mirror is not None
+            a.mirror.pull()
+        upload(file, key)
+
+    a.mirror.objects.upload = late  # type: ignore[method-assign]
+    tile(a)
+    out = np.zeros((4, 3), np.float32)
+    for ws in (a, on("c")):
+        SegmentStore(ws, "exact", "f" * 32).fill(ROWS, COLUMNS, out)
+        assert np.array_equal(out, VALUES)
+
+
+def test_changes_that_come_late_or_twice_undo_nothing(on: Machine, url: str) -> None:
+    a = on("a")
+    assert a.mirror is not None
+    result = a.result_file("r")
+    write_json(result, {"v": 1})
+    judged = JudgementStore(a, "j" * 32)
+    judged.spend("k", {"tokens": 100})
+    on("b")
+    fs, journal = fsspec.filesystem("memory"), a.mirror.journal
+    singles = {k: fs.cat_file(f"{url}/{k}") for k in stored(url) if k.startswith(NEW)}
+    journal.merge({k.removeprefix(f"{NEW}/") for k in singles})
+    write_json(result, {"v": 2})
+    on("b")
+    # A second merger that was slower, and a removal whose request hung since before the new version.
+    lines = [
+        json.dumps({"name": k.removeprefix(f"{NEW}/"), "body": json.loads(v)}) for k, v in singles.items()
+    ]
+    fs.pipe_file(f"{url}/{MERGED}/{journal._name()}.jsonl.gz", gzip.compress("\n".join(lines).encode()))
+    late = f"{min(singles).removeprefix(f'{NEW}/').split('-')[0]}-other000-late0000"
+    fs.pipe_file(f"{url}/{NEW}/{late}", json.dumps({"path": a.relative(result), "removed": True}).encode())
+    for name in ("a", "b", "c"):
+        ws = on(name)
+        assert json.loads(ws.result_file("r").read_text()) == {"v": 2}, name
+        assert JudgementStore(ws, "j" * 32).spent("k") == {"tokens": 100}, name
+
+
+def test_weights_of_another_machine_are_brought_before_they_are_read(on: Machine) -> None:
+    a, key = on("a"), "k" * 32
+    path = a.adapter_dir(key) / WEIGHTS
+    write = partial(Path.write_bytes, data=b"w" * (mirror._LARGE_BYTES + 1))
+    publish(a.root, path, lambda p: void(write(p)), kind="adapter", key=key, rows=1, producer="test")
+    b = on("b")
+    assert is_away(b.adapter_dir(key) / WEIGHTS)
+    assert trained_weights(b, key).stat().st_size == mirror._LARGE_BYTES + 1
+
+
+def test_whoever_uses_a_workspace_keeps_gc_out_on_every_machine(on: Machine) -> None:
+    a, b = on("a"), on("b")
+    with in_use(a), pytest.raises(UserError, match="a run or another gc"), alone(b):
+        pass
+    assert others_alive(b, "x/0001") == 0, "which is no attempt"
+    with alone(b):
+        check_alone(b)
+
+
+def test_gc_that_was_cut_off_for_long_stops(on: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ws = on("a")
+    with alone(ws):
+        monkeypatch.setattr(time, "time", lambda now=time.time: now() + 2 * leases.LASTS)
+        with pytest.raises(UserError, match="out of reach for so long"):
+            check_alone(ws)
+        monkeypatch.undo()
+
+
+def test_leases_are_renewed_whatever_goes_wrong_once(on: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "EVERY", 0.05)
+    ws = on("a")
+    assert ws.mirror is not None
+    put, failures = ws.mirror.objects.put, [RuntimeError("once")]
+
+    def broken_once(key: str, data: bytes) -> None:
+        if failures:
+            raise failures.pop()
+        put(key, data)
+
+    with ws.mirror.leases.held("x"):
+        ws.mirror.objects.put = broken_once  # type: ignore[method-assign]
+        first = ws.mirror.objects.get("leases/x")
+        deadline = time.monotonic() + 10
+        while ws.mirror.objects.get("leases/x") == first and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert ws.mirror.objects.get("leases/x") != first and not failures
+
+
+def test_a_check_of_rights_that_was_killed_harms_nothing(on: Machine, url: str) -> None:
+    fsspec.filesystem("memory").pipe_file(f"{url}/checks/left", b"")
+    assert on("a").exists()
 
 
 def test_a_damaged_copy_is_fetched_again(on: Machine) -> None:
@@ -531,9 +640,12 @@ def test_collecting_on_one_machine_frees_the_store_for_all(on: Machine, url: str
     valuation(a, ("a", "b", "c", "d", "e", "f"), "1" * 16)
     valuation(a, ("b", "d", "e", "f", "h"), "2" * 16, estimator="b" * 32)
     b = on("b")
-    before = answers(b)[:3]
+    away = {p for p in b.root.rglob("*.parquet") if is_away(p)}
     with alone(b):
         plan = plan_collection(b, 1)
+    assert away and all(is_away(p) for p in away), "planning fetches nothing"
+    before = answers(b)[:3]
+    with alone(b):
         collect(b, plan)
     assert plan.removals and plan.rewritings
     for ws in (on("a"), on("b"), on("c")):

@@ -18,6 +18,7 @@ from nncift_core.store.collection.plan import Plan, Rewriting, size_of
 from nncift_core.store.files import MANIFEST_SUFFIX, delete, now, write_json
 from nncift_core.store.runs import read_result
 from nncift_core.store.shards import guard_of, remove_guard, restore, rewrite
+from nncift_core.store.use import check_alone
 from nncift_core.store.workspace import Workspace
 
 
@@ -32,6 +33,7 @@ def collect(ws: Workspace, plan: Plan, progress: Callable[[int], None] | None = 
     for artifact in plan.restored:
         restore(ws.root, ws.root / artifact)
     for r in plan.rewritings:
+        check_alone(ws)
         freed += _rewrite(ws, plan, r)
         _tell(progress)
     _update_results(ws, plan)
@@ -39,6 +41,7 @@ def collect(ws: Workspace, plan: Plan, progress: Callable[[int], None] | None = 
     for artifact in sorted(
         (r.artifact for r in plan.removals), key=lambda a: (Path(a).name != "files.json", a)
     ):
+        check_alone(ws)
         freed += _remove(ws, ws.root / artifact)
         _tell(progress)
     return freed

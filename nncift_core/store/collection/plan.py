@@ -19,7 +19,8 @@ from nncift_core.store.collection.living import (
     living_rows,
     read_manifests,
 )
-from nncift_core.store.files import Manifest, is_intact, manifest_path
+from nncift_core.store.files import Manifest, is_intact, manifest_path, read_manifest
+from nncift_core.store.remote.local import is_away
 from nncift_core.store.segments import living_pairs, read_index
 from nncift_core.store.shards import GUARD, guard_of, is_guard
 from nncift_core.store.vectors import contents_of
@@ -149,7 +150,7 @@ class _Planner:
                 self._guard(path)
             elif top == "estimates" and folder in dead_estimators:
                 self._remove(artifact, m.kind, "of an estimator not in use")
-            elif not is_intact(path):
+            elif not is_intact(path, unread=is_away(path)):
                 # Its guard knows; without one, the next run that needs it does it anew.
                 if not is_intact(guard_of(path)):
                     self.damaged.append(artifact)
@@ -235,4 +236,6 @@ def _counts(path: Path, shape: Shape, living: Living) -> tuple[int, int]:
 
 def size_of(path: Path) -> int:
     """Bytes of a payload and its manifest."""
-    return sum(p.stat().st_size for p in (path, manifest_path(path)) if p.is_file())
+    told = read_manifest(path) if is_away(path) else None
+    here = sum(p.stat().st_size for p in (path, manifest_path(path)) if p.is_file())
+    return here + (told.size if told is not None else 0)

@@ -13,7 +13,7 @@ from nncift_core.errors import UserError
 # Folder of the mirrors, unless this variable names another.
 VARIABLE = "NNCIFT_MIRRORS"
 # `Path("s3://bucket/x")` has one slash less.
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}([^/].*)")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,3}([^/].*)")
 
 
 def url_of(where: str | Path) -> str | None:
@@ -24,13 +24,14 @@ def url_of(where: str | Path) -> str | None:
     found = _URL.fullmatch(str(where))
     if found is None:
         return None
-    if found[1] in ("file", "local"):
+    if found[1].lower() in ("file", "local"):
         raise UserError(
             "a folder needs no URL", file=str(where), mend=f"Give its path: /{found[2].lstrip('/')}."
         )
-    url = f"{found[1]}://{found[2].rstrip('/')}"
+    url = f"{found[1].lower()}://{found[2].rstrip('/')}"
     parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query or parts.fragment:
+    # A secret key may hold a slash: what looks like a place may be a part of it.
+    if "@" in url or ":" in parts.netloc or parts.query or parts.fragment:
         raise UserError(
             "a workspace's URL carries neither credentials nor options",
             field="--workspace",

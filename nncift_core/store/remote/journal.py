@@ -46,16 +46,6 @@ class Seen:
     new: set[str]
     merged: set[str]
 
-    @classmethod
-    def read(cls, text: str) -> Seen:
-        """From `told`."""
-        found = json.loads(text)
-        return cls(set(found["new"]), set(found["merged"]))
-
-    def told(self) -> str:
-        """As JSON."""
-        return json.dumps({"new": sorted(self.new), "merged": sorted(self.merged)})
-
 
 class Journal:
     """The journal of one store; origin: by which the changes made here are known."""
@@ -63,10 +53,11 @@ class Journal:
     def __init__(self, objects: Objects, origin: str) -> None:
         self.objects, self.origin = objects, origin
 
-    def append(self, body: dict[str, Any]) -> None:
-        """Add a change; others see it from now on."""
-        text = json.dumps(body, ensure_ascii=False, sort_keys=True)
-        self.objects.put(f"{NEW}/{self._name()}", text.encode("utf-8"))
+    def append(self, body: dict[str, Any]) -> str:
+        """Add a change; others see it from now on. Returns its name."""
+        text, name = json.dumps(body, ensure_ascii=False, sort_keys=True), self._name()
+        self.objects.put(f"{NEW}/{name}", text.encode("utf-8"))
+        return name
 
     def follow(self, seen: Seen) -> tuple[list[Change], Seen]:
         """Changes that `seen` lacks, in order of time, and what is seen then.
@@ -82,16 +73,17 @@ class Journal:
             if c.name not in seen.new
         }
         single = sorted(listed - seen.new - found.keys())
-        for change in self.objects.each(single, self._single):
+        for name, change in zip(single, self.objects.each(single, self._single), strict=True):
             if change is not None:
-                found[change.name] = change
+                found[name] = change
             else:
                 # Merged a moment ago: the segment that has it is new at the next look.
-                listed -= {n for n in single if n not in found}
+                listed.discard(name)
         return [found[name] for name in sorted(found)], Seen(listed, merged)
 
     def merge(self, names: set[str]) -> None:
-        """Put changes that lie one by one into one segment. Two who do so at once harm nothing."""
+        """Put changes that lie one by one into one segment. Two who do so at once harm nothing: mirrors apply
+        no change that is older than what they have."""
         changes = [c for c in self.objects.each(sorted(names), self._single) if c is not None]
         if not changes:
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
 import uuid
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from nncift_core.errors import UserError
 from nncift_core.store.remote.objects import Objects
 
+_LOG = logging.getLogger("nncift.store")
 # Seconds that a lease counts after its last renewal, and between two renewals.
 LASTS, EVERY = 60.0, 15.0
 # Seconds between two tries for a lease that another one holds.
@@ -29,6 +31,7 @@ class Leases:
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
         self._held: dict[str, str] = {}
+        self._renewed_at: dict[str, float] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -43,6 +46,7 @@ class Leases:
             time.sleep(_TURN)
         with self._lock:
             self._held[name] = token
+            self._renewed_at[name] = time.time()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._renew, name="leases", daemon=True)
                 self._thread.start()
@@ -56,6 +60,10 @@ class Leases:
     def is_held(self, name: str) -> bool:
         """Whether somebody holds `name`."""
         return self._living(self.objects.get(f"{_FOLDER}/{name}"))
+
+    def is_sure(self, name: str) -> bool:
+        """Whether `name` is held here and was renewed so lately that nobody else can have taken it."""
+        return name in self._held and time.time() - self._renewed_at[name] < LASTS
 
     def all_held(self, prefix: str) -> list[str]:
         """Names of the leases below `prefix` that somebody holds."""
@@ -71,8 +79,9 @@ class Leases:
         if self._living(found):
             return False
         # Its holder is gone: whoever writes last has it.
+        begun = time.monotonic()
         self.objects.put(key, _text(token))
-        time.sleep(0.2)
+        time.sleep(0.2 + 2 * (time.monotonic() - begun))
         now = self.objects.get(key)
         return now is not None and json.loads(now)["token"] == token
 
@@ -97,11 +106,17 @@ class Leases:
 
     def _renewed(self, name: str, token: str) -> None:
         # One that could not be renewed ends; whoever computes the same then harms nothing.
-        with contextlib.suppress(UserError):
+        begun = time.time()
+        try:
             self.objects.put(f"{_FOLDER}/{name}", _text(token))
-            if self._held.get(name) != token:
-                # Freed meanwhile.
-                self._free(name, token)
+        except Exception as e:
+            # Whatever it is, the other leases and the next try must not end with it.
+            _LOG.warning("the lease %s could not be renewed: %s", name, e)
+            return
+        self._renewed_at[name] = begun
+        if self._held.get(name) != token:
+            # Freed meanwhile.
+            self._free(name, token)
 
 
 def _text(token: str) -> bytes:

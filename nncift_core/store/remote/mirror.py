@@ -15,19 +15,30 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nncift_core.errors import IntegrityError, UserError
 from nncift_core.store.remote.address import mirror_of
-from nncift_core.store.remote.journal import MANY, Change, Journal, Seen
+from nncift_core.store.remote.journal import MANY, Change, Journal
 from nncift_core.store.remote.leases import Leases
+from nncift_core.store.remote.ledger import Ledger
+from nncift_core.store.remote.local import (
+    MANIFEST_SUFFIX,
+    artifact_turn,
+    held,
+    is_away,
+    key_of,
+    manifest_of,
+    read,
+    told_of,
+    write,
+)
 from nncift_core.store.remote.objects import Objects, S, T
 
 MARK = "nncift.json"
-_MANIFEST = ".manifest.json"
 _FOLDER = "mirror"
 # Payloads that are fetched when they are read: all of these folders, and large ones of the others.
 _SHARDS = ("exact", "estimates", "embeddings", "features")
@@ -46,6 +57,7 @@ class Mirror:
         self.url, self.root = url, root
         self.objects = Objects(url)
         self.leases = Leases(self.objects)
+        self.ledger = Ledger(root / _FOLDER / "ledger.sqlite")
         self._pulled = float("-inf")
         self._mark: bytes | None = None
         self._writable = False
@@ -57,7 +69,7 @@ class Mirror:
         path = self.root / _FOLDER / "mirror.json"
         with self._turn("made"):
             if not path.is_file():
-                _write(path, json.dumps({"url": self.url, "origin": uuid.uuid4().hex[:8]}).encode())
+                write(path, json.dumps({"url": self.url, "origin": uuid.uuid4().hex[:8]}).encode())
             found: str = json.loads(path.read_text(encoding="utf-8"))["origin"]
         return found
 
@@ -66,41 +78,52 @@ class Mirror:
         """The store's journal."""
         return Journal(self.objects, self.origin)
 
-    def share(self, path: Path, text: str) -> None:
-        """Put a document that is to stand at `path` into the store, if others need it; a manifest after the
-        payload that it tells of. Called before it counts here."""
+    def put_payload(self, file: Path, artifact: str, sha256: str) -> None:
+        """Put a payload into the store, where nothing names it yet; file: one that nobody else touches."""
+        self.objects.upload(file, key_of(artifact, sha256))
+
+    def share(self, path: Path, text: str) -> tuple[str, str] | None:
+        """Put a document that is to stand at `path` into the store, if others need it; or a manifest, whose
+        payload is there. Called before it counts here; the answer is for `note`, once it does."""
         relative = self._shared(path)
         if relative is None:
-            return
-        if relative.endswith(_MANIFEST):
+            return None
+        if relative.endswith(MANIFEST_SUFFIX):
             told = json.loads(text)
-            payload = self.root / told["artifact"]
-            self.objects.upload(payload, _key(told["artifact"], told["sha256"]))
-            self.journal.append({"path": told["artifact"], "manifest": told})
-        elif len(data := text.encode("utf-8")) > _INLINE:
-            key = _key(relative, hashlib.sha256(data).hexdigest())
+            return self._told({"path": told["artifact"], "manifest": told})
+        if len(data := text.encode("utf-8")) > _INLINE:
+            key = key_of(relative, hashlib.sha256(data).hexdigest())
             self.objects.put(key, data)
-            self.journal.append({"path": relative, "object": key})
-        else:
-            self.journal.append({"path": relative, "text": text})
+            return self._told({"path": relative, "object": key})
+        return self._told({"path": relative, "text": text})
 
     def share_line(self, path: Path, line: str) -> None:
         """Tell others of a line that is added to the file at `path`."""
         self.journal.append({"path": path.relative_to(self.root).as_posix(), "line": line})
 
-    def forget(self, path: Path) -> None:
+    def forget(self, path: Path) -> tuple[str, str] | None:
         """Take a document out of the store, or a payload's manifest (`discard` takes the payload); the file
-        here stays."""
+        here stays. The answer is for `note`, once it is gone."""
         relative = self._shared(path)
         if relative is None:
-            return
-        self.journal.append({"path": relative.removesuffix(_MANIFEST), "removed": True})
-        if not _manifest_of(path).is_file() and len(text := _read(path) or b"") > _INLINE:
+            return None
+        change = self._told({"path": relative.removesuffix(MANIFEST_SUFFIX), "removed": True})
+        if not manifest_of(path).is_file() and len(text := read(path) or b"") > _INLINE:
             self.discard(relative, hashlib.sha256(text).hexdigest())
+        return change
+
+    def note(self, change: tuple[str, str] | None) -> None:
+        """A change that `share` or `forget` told of is in force here. What a kill kept from being noted is
+        taken from the journal."""
+        if change is not None:
+            self.ledger.note([change])
 
     def discard(self, artifact: str, sha256: str) -> None:
         """Delete a payload of the store that nothing names any more."""
-        self.objects.delete([_key(artifact, sha256)])
+        self.objects.delete([key_of(artifact, sha256)])
+
+    def _told(self, body: dict[str, Any]) -> tuple[str, str]:
+        return str(body["path"]), self.journal.append(body)
 
     def _shared(self, path: Path) -> str | None:
         parts = path.relative_to(self.root).parts
@@ -113,13 +136,12 @@ class Mirror:
             begun = time.monotonic()
             if begun - self._pulled <= max_age:
                 return
-            state = self.root / _FOLDER / "seen.json"
             with self._turn("pull"):
-                seen = Seen.read(state.read_text(encoding="utf-8")) if state.is_file() else Seen(set(), set())
+                seen = self.ledger.seen()
                 changes, now = self.journal.follow(seen)
                 if changes or now != seen:
                     self._apply(changes)
-                    _write(state, now.told().encode("utf-8"))
+                    self.ledger.save(now)
             self._pulled = begun
         if len(now.new) > MANY:
             self._merge(now.new)
@@ -132,29 +154,27 @@ class Mirror:
             return
 
     def _apply(self, changes: list[Change]) -> None:
-        # Of each path the last word counts; lines all count.
-        last = {c.body["path"]: c for c in changes if "line" not in c.body}
+        # Of each path the last word counts, wherever it comes from and whenever; lines all count.
+        last = {str(c.body["path"]): c for c in changes if "line" not in c.body}
+        known = self.ledger.in_force(last)
+        todo = {path: c for path, c in last.items() if c.name > known.get(path, "")}
+        self.objects.each(todo.values(), self._put)
+        self.ledger.note((path, c.name) for path, c in todo.items())
         mine = self.origin
-        todo = [c for c in last.values() if c.origin != mine or "removed" in c.body or not self._there(c)]
-        self.objects.each(todo, self._put)
         for c in changes:
-            if "line" in c.body and c.origin != mine:
+            if "line" in c.body and c.origin != mine and self.ledger.is_new_line(c.name):
                 self._add_line(c)
-
-    def _there(self, change: Change) -> bool:
-        """Whether a change that was made here is in force here: a kill may have come between."""
-        path = self.root / change.body["path"]
-        return (_manifest_of(path) if "manifest" in change.body else path).is_file()
 
     def _put(self, change: Change) -> None:
         body, path = change.body, self.root / change.body["path"]
         if "removed" in body:
-            _manifest_of(path).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            with artifact_turn(self.root, body["path"]):
+                manifest_of(path).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
         elif "manifest" in body:
             self._put_payload(path, body["manifest"])
         elif (data := self._document(body)) is not None:
-            _write(path, data)
+            write(path, data)
 
     def _document(self, body: dict[str, Any]) -> bytes | None:
         if "text" in body:
@@ -162,15 +182,17 @@ class Mirror:
         return self.objects.get(body["object"])
 
     def _put_payload(self, path: Path, told: dict[str, Any]) -> None:
-        if _sha_of(_manifest_of(path)) == told["sha256"] and path.is_file():
-            return
         kind = told["artifact"].split("/")[0]
-        if kind in _SHARDS or (kind in _LARGE and told["size"] > _LARGE_BYTES):
-            # The old manifest must not stand beside the new file, not even a moment.
-            _manifest_of(path).unlink(missing_ok=True)
-            _write(path, b"")
-            _write(_manifest_of(path), json.dumps({**told, "stamp": None}).encode())
-        else:
+        lazy = kind in _SHARDS or (kind in _LARGE and told["size"] > _LARGE_BYTES)
+        with artifact_turn(self.root, told["artifact"]):
+            if (own := told_of(path)) is not None and own["sha256"] == told["sha256"] and path.is_file():
+                return
+            if lazy:
+                # The old manifest must not stand beside the new file, not even a moment.
+                manifest_of(path).unlink(missing_ok=True)
+                write(path, b"")
+                write(manifest_of(path), json.dumps({**told, "stamp": None}).encode())
+        if not lazy:
             self._download(path, told)
 
     def _add_line(self, change: Change) -> None:
@@ -182,33 +204,38 @@ class Mirror:
 
     def fetch(self, path: Path) -> bool:
         """Bring the payload of `path` here anew; whether it is there and matches its manifest."""
-        try:
-            told = json.loads(_manifest_of(path).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return False
-        return self._download(path, told)
+        told = told_of(path)
+        if told is None or not self._download(path, told):
+            # Replaced meanwhile: then the new one counts.
+            now = told_of(path)
+            return now is not None and now != told and self._download(path, now)
+        return True
 
     def _download(self, path: Path, told: dict[str, Any]) -> bool:
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if not self.objects.download(_key(told["artifact"], told["sha256"]), part):
+            if not self.objects.download(key_of(told["artifact"], told["sha256"]), part):
                 return False
             with part.open("rb") as f:
                 if hashlib.file_digest(f, "sha256").hexdigest() != told["sha256"]:
                     return False
             stat = part.stat()
-            os.replace(part, path)
+            with artifact_turn(self.root, told["artifact"]):
+                own = told_of(path)
+                if own is not None and own["created_at"] > told["created_at"]:
+                    return bool(own["sha256"] == told["sha256"])
+                os.replace(part, path)
+                stamp = [stat.st_ino, stat.st_mtime_ns]
+                write(manifest_of(path), json.dumps({**told, "stamp": stamp}).encode())
         finally:
             part.unlink(missing_ok=True)
-        stamp = [stat.st_ino, stat.st_mtime_ns]
-        _write(_manifest_of(path), json.dumps({**told, "stamp": stamp}).encode())
         return True
 
     def tail(self, path: Path, size: int) -> bytes | None:
         """The last `size` bytes of a payload that is not here."""
-        told = json.loads(_manifest_of(path).read_text(encoding="utf-8"))
-        return self.objects.tail(_key(told["artifact"], told["sha256"]), size)
+        told = told_of(path)
+        return None if told is None else self.objects.tail(key_of(told["artifact"], told["sha256"]), size)
 
     def bring(self, paths: Iterable[Path]) -> None:
         """Fetch the payloads that are not here, several at once. Raises IntegrityError if one is lost."""
@@ -216,7 +243,7 @@ class Mirror:
         for path, found in zip(away, self.objects.each(away, self.fetch), strict=True):
             if not found:
                 # Now it counts as missing, and is computed again.
-                _manifest_of(path).unlink(missing_ok=True)
+                manifest_of(path).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
                 raise IntegrityError(
                     f"{path.relative_to(self.root).as_posix()}: lost or damaged in the store {self.url}; "
@@ -237,7 +264,8 @@ class Mirror:
         """
         data = self._mark or self.objects.get(MARK)
         if data is None and make is not None:
-            if not self.objects.is_empty():
+            # Somebody else may be making it at this moment.
+            if not self.objects.is_empty() and self.objects.get(MARK) is None:
                 raise UserError(
                     "is not empty and is no nncift workspace",
                     file=self.url,
@@ -248,8 +276,8 @@ class Mirror:
         if data is None:
             return None
         self._mark = data
-        if _read(self.root / MARK) != data:
-            _write(self.root / MARK, data)
+        if read(self.root / MARK) != data:
+            write(self.root / MARK, data)
         found: dict[str, Any] = json.loads(data)
         return found
 
@@ -262,13 +290,8 @@ class Mirror:
         self.objects.delete([key])
         self._writable = True
 
-    @contextlib.contextmanager
-    def _turn(self, name: str) -> Iterator[None]:
-        path = self.root / _FOLDER / f"{name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            yield
+    def _turn(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return held(self.root / _FOLDER / f"{name}.lock")
 
 
 class _Taken(Exception):
@@ -308,14 +331,6 @@ def mirror_for(path: Path) -> Mirror | None:
     return next((m for root, m in _MIRRORS.items() if text.startswith(f"{root}{os.sep}")), None)
 
 
-def is_away(path: Path) -> bool:
-    """Whether `path` stands for a payload that is in the store and not here."""
-    try:
-        return path.stat().st_size == 0 and _manifest_of(path).is_file()
-    except FileNotFoundError:
-        return False
-
-
 def here(path: Path) -> Path:
     """`path`, once its payload is on this machine. Raises IntegrityError for one that is lost."""
     if (mirror := mirror_for(path)) is not None:
@@ -334,35 +349,3 @@ def each(folder: Path, items: Iterable[S], do: Callable[[S], T]) -> list[T]:
     if (mirror := mirror_for(folder)) is not None:
         return mirror.objects.each(items, do)
     return [do(item) for item in items]
-
-
-def _key(artifact: str, sha256: str) -> str:
-    """The name of a payload in the store: written once, for it holds what it says."""
-    return f"data/{artifact}@{sha256[:16]}"
-
-
-def _manifest_of(path: Path) -> Path:
-    return path.with_name(path.name + _MANIFEST)
-
-
-def _sha_of(manifest: Path) -> str | None:
-    try:
-        found: str = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
-    return found
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A file of the mirror, in one step; it can be had again, so nothing waits for the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
