@@ -24,7 +24,7 @@ def alive(ws: Workspace, attempt: str) -> Iterator[None]:
     """Be counted by `others_alive` meanwhile; attempt: "RUN/ATTEMPT"."""
     path = _folder(ws) / attempt.replace("/", "-")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lease = ws.mirror.leases.held(_lease(attempt)) if ws.mirror else contextlib.nullcontext()
+    lease = ws.mirror.leases.told(_lease(attempt)) if ws.mirror else contextlib.nullcontext()
     with lease, path.open("a+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -44,7 +44,7 @@ def told_in_use(ws: Workspace) -> Iterator[None]:
     if ws.mirror is None:
         yield
         return
-    with ws.mirror.leases.held(f"{_LEASES}/{_USE}{uuid.uuid4().hex}"):
+    with ws.mirror.leases.told(f"{_LEASES}/{_USE}{uuid.uuid4().hex}"):
         yield
 
 
