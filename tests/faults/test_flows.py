@@ -168,6 +168,7 @@ def process_worker(live: Live) -> Iterator[Callable[[], subprocess.Popen[bytes]]
         process.wait()
 
 
+@pytest.mark.exhaustive
 def test_a_killed_worker_with_its_flow(
     live: Live,
     unbroken: Live,
@@ -211,6 +212,7 @@ def test_two_runs_at_once_compute_everything_once(live: Live, unbroken: Live) ->
     assert [r["state_type"] for r in live.flow_runs()] == ["COMPLETED"] * 2
 
 
+@pytest.mark.exhaustive
 def test_one_of_two_runs_is_killed_while_the_other_waits(
     live: Live, unbroken: Live, rng: random.Random
 ) -> None:

@@ -28,7 +28,7 @@ pytestmark = [
 ]
 VALUES = "SELECT train_id, target_id, origin, influence FROM influence ORDER BY train_id, target_id"
 # Every pair exact, in many shards: the work lasts while things go wrong.
-MANY = {"influence": {"label_fraction": 1.0}, "shards": {"rows": 2, "columns": 4}}
+MANY = {"influence": {"label_fraction": 1.0}, "shards": {"rows": 3, "columns": 4}}
 
 
 @dataclass

@@ -75,7 +75,7 @@ def each(moments: dict[str, Any], often: set[str]) -> list[Any]:
     return [pytest.param(m, marks=() if m in often else pytest.mark.exhaustive) for m in moments]
 
 
-OFTEN = {"within ingest", "within embed", "within exact", "before training", "within estimates"}
+OFTEN = {"within ingest", "within embed", "within exact", "within estimates"}
 
 
 @pytest.mark.parametrize("moment", each(MOMENTS, OFTEN))

@@ -51,6 +51,7 @@ def test_two_machines_work_on_one_workspace(
     assert Path(report["report"]).is_file()
 
 
+@pytest.mark.exhaustive
 def test_a_killed_machine_loses_nothing(tmp_path: Path, store: Store, prefect_env: dict[str, str]) -> None:
     a, b = (machine(tmp_path / n, prefect_env, store, store.url("killed")) for n in "ab")
     for project in (a, b):
