@@ -17,7 +17,7 @@ from nncift_core.execution.job import BaseJob, Job
 from nncift_core.influence.contract import InfluenceFunction
 from nncift_core.influence.registry import create
 from nncift_core.language_models import LanguageModel, language_model_key, load_language_model
-from nncift_core.store.remote.mirror import bring
+from nncift_core.store.remote.mirrors import bring
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from nncift_core.finetune.training import FineTuned
 from nncift_core.pipeline.joining import inviting
 from nncift_core.pipeline.problem import Problem
 from nncift_core.store.files import made_in, publish, write_json
-from nncift_core.store.remote.mirror import bring
+from nncift_core.store.remote.mirrors import bring
 from nncift_core.store.runs import intact
 from nncift_core.store.workspace import Workspace
 

@@ -28,7 +28,7 @@ from nncift_core.finetune.methods import save_model, save_tokenizer
 from nncift_core.hub import quiet
 from nncift_core.models import file_sha256, find_model
 from nncift_core.pipeline.downstream import CARD
-from nncift_core.store.remote.mirror import bring
+from nncift_core.store.remote.mirrors import bring
 from nncift_core.store.runs import read_result, resolve_runs
 from nncift_core.store.workspace import Workspace
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from nncift_core.classification.contract import Checkpoint, Dynamics, Int64
 from nncift_core.store.files import is_intact, publish, void
-from nncift_core.store.remote.mirror import here
+from nncift_core.store.remote.mirrors import here
 from nncift_core.store.workspace import Workspace
 
 KIND = "classifier"

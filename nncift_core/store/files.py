@@ -18,7 +18,7 @@ from typing import Any
 
 from nncift_core.errors import IntegrityError
 from nncift_core.store.remote.local import artifact_turn, is_away
-from nncift_core.store.remote.mirror import mirror_for
+from nncift_core.store.remote.mirrors import mirror_for
 
 MANIFEST_SUFFIX = ".manifest.json"
 

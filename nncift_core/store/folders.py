@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from nncift_core.store.files import is_intact, publish, void
-from nncift_core.store.remote.mirror import here
+from nncift_core.store.remote.mirrors import here
 from nncift_core.store.workspace import Workspace
 
 LIST = "files.json"

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from nncift_core.hashing import digest
 from nncift_core.store.files import publish
-from nncift_core.store.remote.mirror import bring, each, here
+from nncift_core.store.remote.mirrors import bring, each, here
 from nncift_core.store.segment_index import PairIndex, Segment, TileIndex
 from nncift_core.store.shards import Signature, read_checked, read_footer, readable, signature
 from nncift_core.store.workspace import Workspace

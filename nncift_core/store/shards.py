@@ -27,7 +27,7 @@ from nncift_core.store.files import (
     write_json,
 )
 from nncift_core.store.remote.local import is_away
-from nncift_core.store.remote.mirror import here, mirror_for
+from nncift_core.store.remote.mirrors import here, mirror_for
 
 GUARD = "rewrite-"
 # Bytes at the end of a Parquet file in which its footer is looked for.

@@ -16,7 +16,7 @@ from nncift_core.errors import RunError
 from nncift_core.hashing import digest
 from nncift_core.ids import Places
 from nncift_core.store.files import publish
-from nncift_core.store.remote.mirror import bring, each, here
+from nncift_core.store.remote.mirrors import bring, each, here
 from nncift_core.store.shards import Signature, read_checked, read_footer, readable
 from nncift_core.store.workspace import Workspace
 

@@ -15,7 +15,8 @@ from nncift_core.errors import UserError
 from nncift_core.hashing import digest
 from nncift_core.store.files import locked, write_json
 from nncift_core.store.remote.address import url_of
-from nncift_core.store.remote.mirror import MARK, Mirror, mirror_at, opened
+from nncift_core.store.remote.mirror import MARK, Mirror
+from nncift_core.store.remote.mirrors import mirror_at, opened
 
 FORMAT = 1
 _CHOOSE = "Choose an empty or new folder."

@@ -26,7 +26,7 @@ from nncift_core.store.collection import collect, plan_collection
 from nncift_core.store.files import delete, is_intact, publish, read_manifest, verify, write_json
 from nncift_core.store.judgements import JudgementStore
 from nncift_core.store.query import rows
-from nncift_core.store.remote import leases, mirror, objects
+from nncift_core.store.remote import leases, mirror, mirrors, objects
 from nncift_core.store.remote.address import VARIABLE, address_of, mirror_of, url_of
 from nncift_core.store.remote.journal import FOLDER, MANY, MERGED, NEW
 from nncift_core.store.remote.local import is_away
@@ -48,7 +48,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     fs = fsspec.filesystem("memory")
     if fs.exists(where):
         fs.rm(where, recursive=True)
-    mirror._MIRRORS.clear()
+    mirrors._MIRRORS.clear()
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_protocol_that_nobody_knows_is_told(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match="nosuch:// cannot be read here"):
         Workspace.create("nosuch://bucket/x")
     assert not any(tmp_path.iterdir()), "nothing is written"
-    mirror._MIRRORS.clear()
+    mirrors._MIRRORS.clear()
 
 
 def test_mirrors_of_different_urls_lie_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +299,7 @@ def test_a_payload_that_the_store_lost_is_told_and_computed_again(on: Machine, u
     b = on("b")
     assert is_away(b.root / name)
     with pytest.raises(IntegrityError, match="run again"):
-        mirror.here(b.root / name)
+        mirrors.here(b.root / name)
     store = SegmentStore(b, "exact", "f" * 32)
     assert store.missing(ROWS, COLUMNS) == 12
     tile(b)

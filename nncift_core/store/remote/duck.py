@@ -10,7 +10,7 @@ import duckdb
 from fsspec.spec import AbstractFileSystem
 
 from nncift_core.errors import IntegrityError
-from nncift_core.store.remote.mirror import here
+from nncift_core.store.remote.mirrors import here
 
 PROTOCOL = "nncift"
 # What could not be read since the last `register`: DuckDB tells of its own errors alone.

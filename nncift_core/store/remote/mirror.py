@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from nncift_core.errors import IntegrityError, UserError
-from nncift_core.store.remote.address import mirror_of
 from nncift_core.store.remote.journal import MANY, Change, Journal
 from nncift_core.store.remote.leases import Leases
 from nncift_core.store.remote.ledger import Ledger
@@ -36,16 +35,16 @@ from nncift_core.store.remote.local import (
     told_of,
     write,
 )
-from nncift_core.store.remote.objects import Objects, S, T
+from nncift_core.store.remote.objects import Objects
 
 MARK = "nncift.json"
-_FOLDER = "mirror"
+FOLDER = "mirror"
 # Payloads that are fetched when they are read: all of these folders, and large ones of the others.
 _SHARDS = ("exact", "estimates", "embeddings", "features")
 _LARGE = ("states", "adapters", "classifiers")
 _LARGE_BYTES = 1_000_000
 # What is of this machine alone.
-_OWN = ("locks", "tmp", _FOLDER, MARK, "calibration.json")
+_OWN = ("locks", "tmp", FOLDER, MARK, "calibration.json")
 # Longer documents are objects of their own.
 _INLINE = 32_768
 
@@ -57,7 +56,7 @@ class Mirror:
         self.url, self.root = url, root
         self.objects = Objects(url)
         self.leases = Leases(self.objects)
-        self.ledger = Ledger(root / _FOLDER / "ledger.sqlite")
+        self.ledger = Ledger(root / FOLDER / "ledger.sqlite")
         self._pulled = float("-inf")
         self._mark: bytes | None = None
         self._writable = False
@@ -66,7 +65,7 @@ class Mirror:
     @cached_property
     def origin(self) -> str:
         """By which the store knows what was written through this mirror."""
-        path = self.root / _FOLDER / "mirror.json"
+        path = self.root / FOLDER / "mirror.json"
         with self._turn("made"):
             if not path.is_file():
                 write(path, json.dumps({"url": self.url, "origin": uuid.uuid4().hex[:8]}).encode())
@@ -291,7 +290,7 @@ class Mirror:
         self._writable = True
 
     def _turn(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return held(self.root / _FOLDER / f"{name}.lock")
+        return held(self.root / FOLDER / f"{name}.lock")
 
 
 class _Taken(Exception):
@@ -300,52 +299,3 @@ class _Taken(Exception):
 
 def _not_now() -> None:
     raise _Taken
-
-
-# By folder: the mirrors of this process. Whoever opens a workspace's folder gets its mirror here.
-_MIRRORS: dict[str, Mirror] = {}
-
-
-def mirror_at(url: str) -> Mirror:
-    """The mirror of `url` on this machine."""
-    root = mirror_of(url)
-    return _MIRRORS.setdefault(str(root), Mirror(url, root))
-
-
-def opened(root: Path) -> Mirror | None:
-    """The mirror that the folder `root` is, if it is one."""
-    if (known := _MIRRORS.get(str(root))) is not None:
-        return known
-    told = root / _FOLDER / "mirror.json"
-    if not told.is_file():
-        return None
-    url = json.loads(told.read_text(encoding="utf-8"))["url"]
-    return _MIRRORS.setdefault(str(root), Mirror(url, root))
-
-
-def mirror_for(path: Path) -> Mirror | None:
-    """The mirror in which `path` lies, among those that this process has opened."""
-    if not _MIRRORS:
-        return None
-    text = str(path)
-    return next((m for root, m in _MIRRORS.items() if text.startswith(f"{root}{os.sep}")), None)
-
-
-def here(path: Path) -> Path:
-    """`path`, once its payload is on this machine. Raises IntegrityError for one that is lost."""
-    if (mirror := mirror_for(path)) is not None:
-        mirror.bring([path])
-    return path
-
-
-def bring(folder: Path, paths: Iterable[Path]) -> None:
-    """Fetch the payloads among `paths`, all in `folder`, that are not on this machine. Raises as `here`."""
-    if (mirror := mirror_for(folder)) is not None:
-        mirror.bring(paths)
-
-
-def each(folder: Path, items: Iterable[S], do: Callable[[S], T]) -> list[T]:
-    """`do` of every item, in order; some at a time where `folder` lies in a mirror, whose store is far."""
-    if (mirror := mirror_for(folder)) is not None:
-        return mirror.objects.each(items, do)
-    return [do(item) for item in items]
