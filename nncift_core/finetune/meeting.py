@@ -77,7 +77,8 @@ class Meeting:
         for n in self._guests():
             beat, now = self._store.add(f"beat/{n}", 0), time.monotonic()
             if (left := self._left(n)) is not None:
-                if left:
+                # What ended it may end this host's part a moment later, which says it better.
+                if left and now - self._broke_at.setdefault(n, now) > _SHOWS_S:
                     raise RunError(f"the host {self._name(n)} ended its part: {left}")
                 continue
             # It may have broken by a process of this host, which shows soon.
