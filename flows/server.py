@@ -19,7 +19,8 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from nncift_core.errors import RunError, UserError
-from nncift_core.store.files import locked, write_json
+from nncift_core.store.files import write_json
+from nncift_core.store.locks import locked
 
 DEFAULT_PORT = 4200
 START_SECONDS = 120

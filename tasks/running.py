@@ -96,9 +96,8 @@ def run_shards(
         futures[-1].add_done_callback(lambda _: turns.release())
     for future in futures:
         future.wait()
-    if job.ws.mirror is not None:
-        # Other machines may have stored the last ones a moment ago.
-        job.ws.mirror.pull()
+    # Other machines may have stored the last ones a moment ago.
+    job.ws.look()
     interrupts.check()
     return _outcome(task.name, keys, groups, futures)
 

@@ -8,9 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +77,10 @@ def machine(folder: Path, env: dict[str, str], store: Store, url: str) -> Projec
     return project
 
 
-def answers(url: str) -> bool:
-    """Whether something answers HTTP there."""
-    try:
-        urllib.request.urlopen(url, timeout=2)
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
+def wait_for(what: Callable[[], Any], seconds: float = 240) -> Any:
+    """What `what` gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.2)
+    return found

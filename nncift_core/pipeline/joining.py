@@ -104,8 +104,7 @@ def _joined(config: Config, asked: Invitation, guest: Guest, say: Say, once: boo
 
 def _waiting_for_hosts(ws: Workspace, over: set[str]) -> tuple[Invitation, Guest] | None:
     """The newest training that waits for hosts, but for attempts in `over`, and the link to its host."""
-    if ws.mirror is not None:
-        ws.mirror.pull()
+    ws.look()
     found = []
     for path in ws.tmp_dir.glob(ws.join_file("*").name):
         try:

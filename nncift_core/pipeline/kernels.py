@@ -10,7 +10,8 @@ from nncift_core.config import Config
 from nncift_core.errors import IntegrityError
 from nncift_core.estimator import network_calibration
 from nncift_core.estimator.network_calibration import Calibration
-from nncift_core.store.files import locked, write_json
+from nncift_core.store.files import write_json
+from nncift_core.store.locks import locked
 from nncift_core.store.workspace import Workspace
 
 # Of the embeddings that the measurement is made with; the order of the kernels does not hang on it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from nncift_core.errors import IntegrityError
+from nncift_core.store.remote.local import MANIFEST_SUFFIX as MANIFEST_SUFFIX
 from nncift_core.store.remote.local import artifact_turn, is_away
+from nncift_core.store.remote.local import manifest_path as manifest_path
 from nncift_core.store.remote.mirrors import mirror_for
-
-MANIFEST_SUFFIX = ".manifest.json"
 
 # Payloads are written once, so a checksum that held for this inode and change time holds still.
 _CHECKED: set[tuple[str, int, int, str]] = set()
-# Seconds between two tries for a lock.
-_TURN = 0.2
 # Seconds between two looks at a file that does not match its manifest.
 _WAITS = (0.02, 0.1, 0.3, 0.0)
 
@@ -124,11 +121,6 @@ def delete(path: Path) -> None:
 
 def void(_: object) -> None:
     """Drop a value, so that an expression can serve as a callback."""
-
-
-def manifest_path(payload: Path) -> Path:
-    """Where the manifest of `payload` stands."""
-    return payload.with_name(payload.name + MANIFEST_SUFFIX)
 
 
 def publish(
@@ -240,23 +232,3 @@ def sum_counts(root: Path, artifacts: Iterable[str]) -> Counter[str]:
         if manifest is not None:
             total.update({k: v for k, v in manifest.meta.items() if isinstance(v, int)})
     return total
-
-
-@contextlib.contextmanager
-def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold an exclusive `flock`; the kernel frees it when the holder dies.
-
-    waiting: called every now and then while another one holds it; what it raises ends the wait.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as f:
-        while waiting is not None:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                waiting()
-                time.sleep(_TURN)
-        else:
-            fcntl.flock(f, fcntl.LOCK_EX)
-        yield

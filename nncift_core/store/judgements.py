@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nncift_core.store.files import locked
+from nncift_core.store.locks import locked
 from nncift_core.store.workspace import Workspace
 
 

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from nncift_core.errors import UserError
 from nncift_core.store.alive import alive, lives_elsewhere
-from nncift_core.store.files import is_intact, locked, made_in, now, publish, write_for, write_json
+from nncift_core.store.files import is_intact, made_in, now, publish, write_for, write_json
+from nncift_core.store.locks import locked
 from nncift_core.store.use import in_use
 from nncift_core.store.workspace import Workspace
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from nncift_core.errors import UserError
 from nncift_core.hashing import digest
-from nncift_core.store.files import locked, write_json
+from nncift_core.store.files import write_json
+from nncift_core.store.locks import locked
 from nncift_core.store.remote.address import url_of
 from nncift_core.store.remote.mirror import MARK, Mirror
 from nncift_core.store.remote.mirrors import mirror_at, opened
@@ -134,6 +135,11 @@ class Workspace:
                 file=self.address,
                 mend="Use the version of nncift that made it, or a new workspace.",
             )
+
+    def look(self) -> None:
+        """Bring in what other machines have stored; a folder shows it by itself."""
+        if self.mirror is not None:
+            self.mirror.pull()
 
     def relative(self, path: Path) -> str:
         """`path` relative to the root, with forward slashes."""

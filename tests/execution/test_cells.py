@@ -32,7 +32,7 @@ from nncift_core.pipeline.inputs import read_inputs
 from nncift_core.pipeline.problem import keys_of
 from nncift_core.pipeline.trials import answers_key, evaluation_key, trials
 from nncift_core.store.datasets import store_dataset
-from nncift_core.store.files import locked
+from nncift_core.store.locks import locked
 from nncift_core.store.workspace import Workspace
 
 SLOTS = Slot(0, "cpu"), Slot(1, "cpu")

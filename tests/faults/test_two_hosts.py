@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from conftest import Project, free_port
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (pip install 'nncift[s3-test]')")
 pytest.importorskip("moto", reason="moto is not installed (pip install 'nncift[s3-test]')")
-from object_store import Store
+from object_store import Store, wait_for
 
 pytestmark = [
     pytest.mark.heavy,
@@ -64,15 +64,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield Site(net, Store(tmp_path / "store", third.address, third.prefix))
     finally:
         net.remove()
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 240) -> Any:
-    """What `what` gives once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.2)
-    return found
 
 
 def start(project: Project) -> subprocess.Popen[bytes]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (pip install 'nncift[s3-test]')")
 pytest.importorskip("moto", reason="moto is not installed (pip install 'nncift[s3-test]')")
-from object_store import Store, machine
+from object_store import Store, machine, wait_for
 
 pytestmark = pytest.mark.heavy
 VALUES = "SELECT train_id, target_id, origin, influence FROM influence ORDER BY train_id, target_id"
@@ -61,8 +59,8 @@ def test_a_killed_machine_loses_nothing(tmp_path: Path, store: Store, prefect_en
         a.command("run", "job.toml", "--workspace", str(a.workspace)), cwd=a.folder, env=a.env,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    mirror = next(_waited(lambda: list((a.folder / "mirrors").glob("*"))))
-    next(_waited(lambda: len(list(mirror.glob("exact/*/*.parquet"))) >= 3))
+    mirror = wait_for(lambda: list((a.folder / "mirrors").glob("*")))[0]
+    wait_for(lambda: len(list(mirror.glob("exact/*/*.parquet"))) >= 3)
     subprocess.run(["pkill", "-KILL", "-s", str(begun.pid)], check=True)
     begun.wait()
     stored = sum(json.loads(p.read_text())["rows"] for p in mirror.glob("exact/*/*.manifest.json"))
@@ -74,16 +72,7 @@ def test_a_killed_machine_loses_nothing(tmp_path: Path, store: Store, prefect_en
     # Its lease ends with its minute.
     wanted = {1: "killed", 2: "completed"}
     sql = "SELECT attempt, status FROM runs"
-    next(_waited(lambda: {r["attempt"]: r["status"] for r in b.query(sql)} == wanted))
-
-
-def _waited(what: Any) -> Iterator[Any]:
-    """What `what` gives once it is true."""
-    deadline = time.monotonic() + 240
-    while not (found := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    yield found[0] if isinstance(found, list) else found
+    wait_for(lambda: {r["attempt"]: r["status"] for r in b.query(sql)} == wanted)
 
 
 def test_what_is_wrong_with_a_store_ends_in_one_message(

@@ -26,7 +26,7 @@ NEW, MERGED = f"{FOLDER}/changes", f"{FOLDER}/segments"
 MANY = 512
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Change:
     """name: orders the changes of one origin in time; body: what it says."""
 

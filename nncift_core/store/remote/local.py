@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nncift_core.store.locks import locked
+
 MANIFEST_SUFFIX = ".manifest.json"
 
 
-def manifest_of(path: Path) -> Path:
+def manifest_path(path: Path) -> Path:
     """Where the manifest of a payload stands."""
     return path.with_name(path.name + MANIFEST_SUFFIX)
 
@@ -23,7 +24,7 @@ def manifest_of(path: Path) -> Path:
 def told_of(path: Path) -> dict[str, Any] | None:
     """The manifest of a payload as JSON; None where there is none, or no whole one."""
     try:
-        found: dict[str, Any] = json.loads(manifest_of(path).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(manifest_path(path).read_text(encoding="utf-8"))
         return found if "sha256" in found and "artifact" in found else None
     except (FileNotFoundError, ValueError, TypeError):
         return None
@@ -32,7 +33,7 @@ def told_of(path: Path) -> dict[str, Any] | None:
 def is_away(path: Path) -> bool:
     """Whether `path` stands for a payload that is in the store and not here."""
     try:
-        return path.stat().st_size == 0 and manifest_of(path).is_file()
+        return path.stat().st_size == 0 and manifest_path(path).is_file()
     except FileNotFoundError:
         return False
 
@@ -63,14 +64,5 @@ def artifact_turn(root: Path, artifact: str) -> Iterator[None]:
     """Change payload and manifest of `artifact` together: a payload never stays beside the manifest of
     another one. The lock files are few, each for many artifacts."""
     path = root / "locks" / f"publish-{hashlib.sha256(artifact.encode()).digest()[0] % 32:02d}.lock"
-    with held(path):
-        yield
-
-
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock of this machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+    with locked(path):
         yield

@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from nncift_core.errors import IntegrityError, UserError
+from nncift_core.store.locks import locked
 from nncift_core.store.remote.journal import MANY, Change, Journal
 from nncift_core.store.remote.leases import Leases
 from nncift_core.store.remote.ledger import Ledger
 from nncift_core.store.remote.local import (
     MANIFEST_SUFFIX,
     artifact_turn,
-    held,
     is_away,
     key_of,
-    manifest_of,
+    manifest_path,
     read,
     told_of,
     write,
@@ -107,7 +107,7 @@ class Mirror:
         if relative is None:
             return None
         change = self._told({"path": relative.removesuffix(MANIFEST_SUFFIX), "removed": True})
-        if not manifest_of(path).is_file() and len(text := read(path) or b"") > _INLINE:
+        if not manifest_path(path).is_file() and len(text := read(path) or b"") > _INLINE:
             self.discard(relative, hashlib.sha256(text).hexdigest())
         return change
 
@@ -168,7 +168,7 @@ class Mirror:
         body, path = change.body, self.root / change.body["path"]
         if "removed" in body:
             with artifact_turn(self.root, body["path"]):
-                manifest_of(path).unlink(missing_ok=True)
+                manifest_path(path).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
         elif "manifest" in body:
             self._put_payload(path, body["manifest"])
@@ -188,9 +188,9 @@ class Mirror:
                 return
             if lazy:
                 # The old manifest must not stand beside the new file, not even a moment.
-                manifest_of(path).unlink(missing_ok=True)
+                manifest_path(path).unlink(missing_ok=True)
                 write(path, b"")
-                write(manifest_of(path), json.dumps({**told, "stamp": None}).encode())
+                write(manifest_path(path), json.dumps({**told, "stamp": None}).encode())
         if not lazy:
             self._download(path, told)
 
@@ -226,7 +226,7 @@ class Mirror:
                     return bool(own["sha256"] == told["sha256"])
                 os.replace(part, path)
                 stamp = [stat.st_ino, stat.st_mtime_ns]
-                write(manifest_of(path), json.dumps({**told, "stamp": stamp}).encode())
+                write(manifest_path(path), json.dumps({**told, "stamp": stamp}).encode())
         finally:
             part.unlink(missing_ok=True)
         return True
@@ -242,7 +242,7 @@ class Mirror:
         for path, found in zip(away, self.objects.each(away, self.fetch), strict=True):
             if not found:
                 # Now it counts as missing, and is computed again.
-                manifest_of(path).unlink(missing_ok=True)
+                manifest_path(path).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
                 raise IntegrityError(
                     f"{path.relative_to(self.root).as_posix()}: lost or damaged in the store {self.url}; "
@@ -290,7 +290,7 @@ class Mirror:
         self._writable = True
 
     def _turn(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return held(self.root / FOLDER / f"{name}.lock")
+        return locked(self.root / FOLDER / f"{name}.lock")
 
 
 class _Taken(Exception):
