@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +14,11 @@ from nncift_core.errors import RunError, UserError
 from nncift_core.execution.job import BaseJob
 from nncift_core.execution.pool import pool_of
 from nncift_core.hashing import digest
-from nncift_core.store.alive import others_alive
 from nncift_core.store.files import made_in
 from tasks.caching import prepared
 from tasks.interrupts import interrupts
-from tasks.progress import say
 from tasks.shards import computed_before, group_name, shard_key
+from tasks.sharing import Others
 
 # Task runs of one stage: a flow has at most ten stages, and should stay below 500 task runs. AGAIN: of a
 # stage that an attempt comes back to (rounds of refinement, added labels), which may be often.
@@ -31,8 +29,6 @@ AGAIN_STAGE_TASKS = 12
 _TURNS = 3
 # Attempts and stages that had their first turn.
 _BEGUN: set[tuple[str, str]] = set()
-# Attempts that have been told of another run beside them.
-_TOLD: set[str] = set()
 _MAIN_STAGES = ("exact-influence", "estimate-influence")
 
 
@@ -84,29 +80,31 @@ def run_shards(
         return Outcome(0, 0.0)
     given = given or {}
     bound = prepared(task, job).with_options(refresh_cache=True)
-    groups = _groups(_ordered(job, shards), _most(job, _allowed(task.name, made_in(job.ws.root))))
-    keys = [digest([shard_key(task.name, job, s, given) for s in group]) for group in groups]
+    others = Others(job)
+    groups = _groups(others.ordered(shards), _most(job, _allowed(task.name, made_in(job.ws.root))))
+    keys = [[shard_key(task.name, job, s, given) for s in group] for group in groups]
+    left = [(own[0], digest(own), group) for own, group in zip(keys, groups, strict=True)]
     # The runner of a deployed flow has no bound of its own: as many tasks at once as there are slots.
     turns = threading.BoundedSemaphore(len(pool_of(job.config).slots))
-    futures = []
-    for key, group in zip(keys, groups, strict=True):
+    submitted = []
+    while left:
         turns.acquire()
+        _, key, group = left.pop(others.first_free([first for first, _, _ in left]))
         computed_before(key)
-        futures.append(bound.submit(key, job, group, given))
-        futures[-1].add_done_callback(lambda _: turns.release())
-    for future in futures:
+        future = bound.submit(key, job, group, given)
+        future.add_done_callback(lambda _: turns.release())
+        submitted.append((key, group, future))
+    for _, _, future in submitted:
         future.wait()
     # Other machines may have stored the last ones a moment ago.
     job.ws.look()
     interrupts.check()
-    return _outcome(task.name, keys, groups, futures)
+    return _outcome(task.name, submitted)
 
 
-def _outcome(
-    stage: str, keys: list[str], groups: list[list[dict[str, Any]]], futures: list[PrefectFuture[Any]]
-) -> Outcome:
+def _outcome(stage: str, submitted: list[tuple[str, list[dict[str, Any]], PrefectFuture[Any]]]) -> Outcome:
     computed, peak, reasons = 0, 0.0, dict[str, Exception]()
-    for key, group, future in zip(keys, groups, futures, strict=True):
+    for key, group, future in submitted:
         found = future.result(raise_on_failure=False)
         if isinstance(found, UserError):
             raise found
@@ -116,21 +114,8 @@ def _outcome(
         else:
             computed, peak = computed + found["computed"], max(peak, found["peak_rss_mb"])
     if reasons:
-        raise ShardsFailed(stage, len(groups), reasons, Outcome(computed, peak))
+        raise ShardsFailed(stage, len(submitted), reasons, Outcome(computed, peak))
     return Outcome(computed, peak)
-
-
-def _ordered(job: BaseJob, shards: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As planned; beside another run of the workspace in an order of one's own, so that they meet late."""
-    own = made_in(job.ws.root)
-    if len(shards) < 2 or not others_alive(job.ws, own):
-        return shards
-    if own not in _TOLD:
-        _TOLD.add(own)
-        say("another run is going on in this workspace: what it computes is waited for, not computed twice")
-    mixed = list(shards)
-    random.Random(own).shuffle(mixed)
-    return mixed
 
 
 def _allowed(stage: str, attempt: str) -> int:

@@ -6,9 +6,8 @@ and never enters the key.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 from prefect import Task
@@ -22,9 +21,7 @@ from nncift_core.hashing import digest
 from tasks.caching import stage_task
 from tasks.current import current
 from tasks.elsewhere import Group, compute_elsewhere
-
-# Files that runs lock while they compute a shard; two shards may share one and then wait for each other.
-_LOCKS = 1024
+from tasks.sharing import Taken, alone
 
 Compute = Callable[[str, Any, dict[str, Any], dict[str, Any]], dict[str, Any]]
 
@@ -57,15 +54,21 @@ def compute_group(
 ) -> dict[str, Any]:
     """Compute shards of the task `name` one after another: items computed, peak memory, devices.
 
-    A shard that fails lets the others go first, unless the input is wrong or the run stopped.
+    A shard that fails lets the others go first, unless the input is wrong or the run stopped. So does one
+    that another run computes at this moment.
     """
     peak, devices = 0.0, set[str]()
     failed: Exception | None = None
-    for shard in shards:
+    queue = deque((shard, len(shards) == 1) for shard in shards)
+    while queue:
+        shard, wait = queue.popleft()
         own = shard_key(name, job, shard, given)
         try:
-            with _alone(job, own):
+            with alone(job, own, wait):
                 found = _COMPUTE[name](own, job, shard, given)
+        except Taken:
+            queue.append((shard, True))
+            continue
         except (Stopped, UserError):
             raise
         except Exception as e:
@@ -106,13 +109,6 @@ def on_device(name: str) -> Task[..., Any]:
         return pool_of(job.config).run(key, Request(name, job, shard, given), current)
 
     return shard_task(name, compute)
-
-
-def _alone(job: BaseJob, shard: str) -> AbstractContextManager[None]:
-    """The lock of a shard, so that two runs on one host do not compute it both. Whoever has waited for it
-    looks again at what is stored before computing."""
-    name = f"shard-{int(shard[:8], 16) % _LOCKS:04d}"
-    return job.ws.turn(name, waiting=lambda: current.advance(0))
 
 
 def _estimate(key: str, job: Job, shard: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

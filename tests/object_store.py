@@ -56,7 +56,7 @@ class Store:
         part.replace(self.faults)
 
     def requests(self) -> list[str]:
-        """The requests it has had, oldest first: method, path and query."""
+        """The requests it has had, oldest first: method, path and query, the address of whoever asked."""
         return self.counts.read_text(encoding="utf-8").splitlines()
 
     def url(self, name: str) -> str:

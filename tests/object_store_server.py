@@ -34,7 +34,7 @@ def faulty(app: App, faults: Path, counts: Path) -> App:
     def serve(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
         told = json.loads(faults.read_text(encoding="utf-8")) if faults.is_file() else {}
         with counts.open("a", encoding="utf-8") as f:
-            f.write(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}?{environ['QUERY_STRING']}\n")
+            f.write("{REQUEST_METHOD} {PATH_INFO}?{QUERY_STRING} {REMOTE_ADDR}\n".format(**environ))
         time.sleep(told.get("delay", 0.0))
         if told.get("expired"):
             return _error(start, "400 Bad Request", "ExpiredToken")

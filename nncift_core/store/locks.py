@@ -30,3 +30,13 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
         else:
             fcntl.flock(f, fcntl.LOCK_EX)
         yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock `path` now."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -14,7 +14,7 @@ from pathlib import Path
 from nncift_core.errors import UserError
 from nncift_core.hashing import digest
 from nncift_core.store.files import write_json
-from nncift_core.store.locks import locked
+from nncift_core.store.locks import is_locked, locked
 from nncift_core.store.remote.address import url_of
 from nncift_core.store.remote.mirror import MARK, Mirror
 from nncift_core.store.remote.mirrors import mirror_at, opened
@@ -283,6 +283,12 @@ class Workspace:
             with self.mirror.leases.held(f"turns/{name}", waiting):
                 self.mirror.pull()
                 yield
+
+    def is_taken(self, name: str) -> bool:
+        """Whether somebody has the turn `name` now; asked without waiting for it."""
+        if is_locked(self.lock(name)):
+            return True
+        return self.mirror is not None and self.mirror.leases.is_held(f"turns/{name}")
 
     def lock(self, name: str) -> Path:
         """A lock file."""

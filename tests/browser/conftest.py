@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +97,15 @@ class Browser:
 
         ignored = (NoSuchElementException, StaleElementReferenceException)
         return WebDriverWait(self.driver, 60, ignored_exceptions=ignored).until(what, message)
+
+    def on(self, by: str, what: str, do: Callable[[Any], None]) -> None:
+        """Wait for an element and do something to it, again where the page replaces it meanwhile."""
+
+        def done(driver: Any) -> bool:
+            do(driver.find_element(by, what))
+            return True
+
+        self.wait(done)
 
     def text(self) -> str:
         """The page's visible text."""

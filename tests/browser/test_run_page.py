@@ -55,14 +55,14 @@ def test_the_graph_shows_every_stage(browser: Browser, hostile: Valued, ui: str)
 
 def open_tab(browser: Browser, name: str) -> None:
     xpath = f"//*[@role='tab' or @class='p-tab'][normalize-space()='{name}']"
-    browser.wait(lambda d: d.find_element("xpath", xpath)).click()
+    browser.on("xpath", xpath, lambda tab: tab.click())
 
 
 def search_tasks(browser: Browser, words: str) -> None:
     """Open the list of tasks and let it show those whose name holds `words`; it shows 20 at most."""
     open_tab(browser, "Task Runs")
     box = "input[placeholder='Search by run name']"
-    browser.wait(lambda d: d.find_element("css selector", box)).send_keys(words)
+    browser.on("css selector", box, lambda field: field.send_keys(words))
 
 
 @BOTH
@@ -86,8 +86,16 @@ def test_names_steer_nothing(browser: Browser, hostile: Valued, ui: str) -> None
 
 def test_lineage_is_drawn_with_the_data_sets_names(browser: Browser, hostile: Valued) -> None:
     browser.open(artifact_page(hostile, "/v2", "lineage"))
-    drawing = browser.wait(lambda d: d.find_element("css selector", "svg[id^=mermaid]"))
-    words = browser.wait(lambda d: browser.driver.execute_script("return arguments[0].textContent", drawing))
+    # In one script, as below: the page may draw the graph anew at any moment.
+    words, width, height, steering = browser.wait(
+        lambda d: d.execute_script(
+            "const drawing = document.querySelector('svg[id^=mermaid]');"
+            "if (!drawing?.textContent) return null;"
+            "const box = drawing.getBoundingClientRect();"
+            "return [drawing.textContent, box.width, box.height,"
+            " drawing.querySelectorAll('a, script, img').length]"
+        )
+    )
     assert "Syntax error" not in words
     # What is left of the name once nothing in it means anything to mermaid or HTML.
     assert re.search(r"pool: pool _\)_ click d0 _javascript_alert", words)
@@ -99,19 +107,20 @@ def test_lineage_is_drawn_with_the_data_sets_names(browser: Browser, hostile: Va
         hostile.result["run_id"],
     ):
         assert part in words, part
-    assert drawing.size["width"] > 300 and drawing.size["height"] > 50
-    assert not drawing.find_elements("css selector", "a, script, img"), "no name became a link"
+    assert width > 300 and height > 50
+    assert not steering, "no name became a link"
     unharmed(browser)
 
 
 def test_lineage_is_large_enough_to_read(browser: Browser, hostile: Valued) -> None:
     browser.open(artifact_page(hostile, "/v2", "lineage"))
-    label = "svg[id^=mermaid] .node .nodeLabel"
-    labels = browser.wait(lambda d: d.find_elements("css selector", label))
-    line = min(
-        browser.driver.execute_script("return arguments[0].getBoundingClientRect().height", x) for x in labels
+    heights = browser.wait(
+        lambda d: d.execute_script(
+            "return [...document.querySelectorAll('svg[id^=mermaid] .node .nodeLabel')]"
+            ".map(label => label.getBoundingClientRect().height)"
+        )
     )
-    assert line >= 12, "pixels of the lowest label, which has one line"
+    assert min(heights) >= 12, "pixels of the lowest label, which has one line"
 
 
 def test_lineage_is_readable_in_the_older_ui(browser: Browser, hostile: Valued) -> None:

@@ -84,8 +84,7 @@ def test_shards_on_a_cluster_are_bit_equal_to_local_ones(tmp_path: Path, pool: A
 def test_a_cluster_is_reached_from_elsewhere_by_its_client_address(tmp_path: Path, cluster: Any) -> None:
     from nncift_core.execution.ray_pool import RayPool
 
-    port = cluster.head_node.ray_client_server_port
-    pool = RayPool(RayConfig(address=f"ray://127.0.0.1:{port}"))
+    pool = RayPool(RayConfig(address=cluster.client_address))
     try:
         assert len(pool.slots) == 2
         assert pool.run("x", exact_request(exact_job(tmp_path)), Steps())["computed"] == 96

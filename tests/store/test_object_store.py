@@ -467,7 +467,9 @@ def test_turns_pass_from_machine_to_machine_and_show_what_was_stored(
             order.append("b")
             assert SegmentStore(b, "exact", "f" * 32).missing(ROWS, COLUMNS) == 0
 
+    assert not b.is_taken("shard")
     with a.turn("shard"):
+        assert b.is_taken("shard")
         thread = threading.Thread(target=other)
         thread.start()
         time.sleep(0.4)

@@ -1,12 +1,8 @@
-"""Shards beside others: how many task runs they make, who fails for whom, what is counted, in which order."""
+"""Shards beside others: how many task runs they make, who fails for whom, what is counted."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +11,8 @@ from nncift_core.errors import RunError, UserError
 from nncift_core.execution.failures import ShardError, WorkerLost
 from nncift_core.execution.job import Job
 from nncift_core.pipeline.problem import Keys
-from nncift_core.store.alive import alive, others_alive
-from nncift_core.store.files import write_for
-from nncift_core.store.workspace import Workspace
 from tasks import running
-from tasks.running import Outcome, ShardsFailed, _allowed, _groups, _ordered, _outcome
+from tasks.running import Outcome, ShardsFailed, _allowed, _groups, _outcome
 from tasks.shards import computed_before, group_name, shard_key, shard_task
 
 # Stages with shards in the order of a valuation with everything; exact values come back in refinement.
@@ -34,14 +27,6 @@ SINGLE = 3 + 1 + 1 + 4 + 1 + 1
 
 def made(count: int) -> list[dict[str, Any]]:
     return [{"name": f"block {n}", "rows": [n], "missing": 1} for n in range(count)]
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Job:
-    """A job of whose config only `[execution]` is read."""
-    ws = Workspace.create(tmp_path / "ws")
-    config = '{"pool": {"source": "builtin:pool"}, "target": {"source": "builtin:target"}}'
-    return Job(workspace=str(ws.root), config_json=config, base_dir="", identity=Keys("encoder", "function"))
 
 
 @pytest.mark.parametrize("count", [1, 39, 40, 41, 99, 100, 101, 1000, 7777])
@@ -88,8 +73,10 @@ class Future:
 
 def outcome(*found: Any, size: int = 1) -> Outcome:
     groups = _groups(made(len(found) * size), len(found))
-    futures: Any = [Future(f) for f in found]
-    return _outcome("exact-influence", [f"key {n}" for n in range(len(found))], groups, futures)
+    submitted: Any = [
+        (f"key {n}", group, Future(f)) for n, (group, f) in enumerate(zip(groups, found, strict=True))
+    ]
+    return _outcome("exact-influence", submitted)
 
 
 def done(computed: int, peak: float = 10.0) -> dict[str, Any]:
@@ -192,39 +179,3 @@ def test_a_shard_is_the_same_work_whatever_of_it_was_missing(job: Job) -> None:
     ]
     assert len({own, *others}) == 5
     assert group_name([first]) == "block 0" and group_name([first, second]) == "block 0 and 1 more"
-
-
-def test_beside_another_run_the_order_is_ones_own(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(running, "say", told.append)
-    shards = made(40)
-    write_for(job.ws.root, "run/0001")
-    with alive(job.ws, "run/0001"):
-        assert _ordered(job, shards) == shards, "alone: as planned"
-        with alive(job.ws, "other/0003"):
-            mixed = _ordered(job, shards)
-            assert mixed != shards and Counter(s["name"] for s in mixed) == Counter(s["name"] for s in shards)
-            assert _ordered(job, shards) == mixed and shards == made(40)
-            assert _ordered(job, shards[:1]) == shards[:1]
-            write_for(job.ws.root, "other/0003")
-            assert _ordered(job, shards) not in (mixed, shards)
-            write_for(job.ws.root, "run/0001")
-        assert _ordered(job, shards) == shards
-    write_for(job.ws.root, "")
-    assert len(told) == 2 and "another run is going on" in told[0], "each attempt is told once"
-
-
-KILLED = """
-import os, signal, sys
-from nncift_core.store.alive import alive
-from nncift_core.store.workspace import Workspace
-with alive(Workspace(sys.argv[1]), "other/0001"):
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_killed_run_is_no_other_run(job: Job) -> None:
-    subprocess.run([sys.executable, "-c", KILLED, str(job.ws.root)], check=False)
-    assert [p.name for p in job.ws.root.glob("locks/alive/*")] == ["other-0001"]
-    assert others_alive(job.ws, "run/0001") == 0
-    assert not list(job.ws.root.glob("locks/alive/*")), "and what it left is gone"
