@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nncift_core.errors import IntegrityError
+from nncift_core.errors import IntegrityError, UserError
 from nncift_core.store.remote.local import MANIFEST_SUFFIX as MANIFEST_SUFFIX
 from nncift_core.store.remote.local import artifact_turn, is_away
 from nncift_core.store.remote.local import manifest_path as manifest_path
 from nncift_core.store.remote.mirrors import mirror_for
+from nncift_core.store.remote.untold import keep
 
 # Payloads are written once, so a checksum that held for this inode and change time holds still.
 _CHECKED: set[tuple[str, int, int, str]] = set()
@@ -98,12 +99,28 @@ def _written_aside(path: Path, write: Callable[[Path], None]) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """One JSON document, atomically; in a mirror the store has it first."""
-    text = json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True)
+    text = _json(value)
     mirror = mirror_for(path)
     change = None if mirror is None else mirror.share(path, text)
     write_atomic(path, lambda p: void(p.write_text(text, encoding="utf-8")))
     if mirror is not None:
         mirror.note(change)
+
+
+def write_json_anyway(path: Path, value: Any) -> None:
+    """As `write_json`; a store that is away has the document at this machine's next look."""
+    try:
+        write_json(path, value)
+    except UserError:
+        mirror = mirror_for(path)
+        if mirror is None:
+            raise
+        write_atomic(path, lambda p: void(p.write_text(_json(value), encoding="utf-8")))
+        keep(mirror, path)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True)
 
 
 def delete(path: Path) -> None:

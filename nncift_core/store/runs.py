@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from nncift_core.errors import UserError
 from nncift_core.store.alive import alive, lives_elsewhere
-from nncift_core.store.files import is_intact, made_in, now, publish, write_for, write_json
+from nncift_core.store.files import is_intact, made_in, now, publish, write_for, write_json, write_json_anyway
 from nncift_core.store.locks import locked
 from nncift_core.store.use import in_use
 from nncift_core.store.workspace import Workspace
@@ -81,9 +81,10 @@ class Attempt:
         write_json(self.folder / "attempts" / f"{self.number:04d}.json", self.record)
 
     def finish(self, status: str, error: str | None = None) -> None:
-        """Mark the attempt completed, failed or interrupted."""
+        """Mark the attempt completed, failed or interrupted; not completed, also while a store is away."""
         self.record.update(status=status, finished_at=now(), error=error)
-        write_json(self.folder / "attempts" / f"{self.number:04d}.json", self.record)
+        write_record = write_json if status == "completed" else write_json_anyway
+        write_record(self.folder / "attempts" / f"{self.number:04d}.json", self.record)
 
     def publish_result(self, result: dict[str, Any]) -> None:
         """Make the run's result visible to the views, in one step."""
@@ -123,6 +124,7 @@ def attempt(
         write_for(ws.root, f"{run_id}/{number:04d}")
         try:
             yield current
+            current.finish("completed")
         except Exception as e:
             current.finish("failed", f"{type(e).__name__}: {e}"[:2000])
             raise
@@ -134,7 +136,6 @@ def attempt(
             # What this process writes from here on, before another attempt, is not of this one.
             if made_in(ws.root) == f"{run_id}/{number:04d}":
                 write_for(ws.root, "")
-        current.finish("completed")
 
 
 def _record(ws: Workspace, path: Path) -> dict[str, Any]:

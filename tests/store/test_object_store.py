@@ -7,7 +7,8 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,16 @@ import pytest
 from store.made_runs import valuation
 
 from nncift_core.errors import IntegrityError, UserError
+from nncift_core.execution import models
+from nncift_core.execution.job import Job
 from nncift_core.finetune import WEIGHTS
 from nncift_core.pipeline.downstream import trained_weights
+from nncift_core.pipeline.problem import Keys
 from nncift_core.store import shards
 from nncift_core.store.alive import others_alive
 from nncift_core.store.collection import collect, plan_collection
 from nncift_core.store.files import delete, is_intact, publish, read_manifest, verify, write_json
+from nncift_core.store.folders import publish_folder
 from nncift_core.store.judgements import JudgementStore
 from nncift_core.store.query import rows
 from nncift_core.store.remote import leases, mirror, mirrors, objects
@@ -35,6 +40,7 @@ from nncift_core.store.segments import SegmentStore
 from nncift_core.store.use import alone, check_alone, in_use
 from nncift_core.store.vectors import VectorStore
 from nncift_core.store.workspace import Workspace
+from tasks import running
 
 Machine = Callable[[str], Workspace]
 ROWS, COLUMNS = np.arange(4, dtype=np.int64), np.arange(10, 13, dtype=np.int64)
@@ -67,6 +73,13 @@ def stored(url: str) -> list[str]:
     fs = fsspec.filesystem("memory")
     start = len(fs._strip_protocol(url)) + 1
     return sorted(p[start:] for p in fs.find(url))
+
+
+def job(url: str, state: str | None = None) -> Job:
+    """A valuation in the workspace at `url`."""
+    config = '{"pool": {"source": "builtin:pool"}, "target": {"source": "builtin:target"}}'
+    keys = Keys("encoder", "function", state=state)
+    return Job(workspace=url, config_json=config, base_dir="", identity=keys)
 
 
 def tile(ws: Workspace) -> str:
@@ -228,6 +241,57 @@ def test_weights_of_another_machine_are_brought_before_they_are_read(on: Machine
     b = on("b")
     assert is_away(b.adapter_dir(key) / WEIGHTS)
     assert trained_weights(b, key).stat().st_size == mirror._LARGE_BYTES + 1
+
+
+def test_a_state_of_another_machine_is_brought_before_it_is_loaded(
+    on: Machine, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, key, fitted = on("a"), "k" * 32, tmp_path / "fitted"
+    fitted.mkdir()
+    (fitted / "gradients").write_bytes(b"s" * (mirror._LARGE_BYTES + 1))
+    publish_folder(a, fitted, a.state_dir(key), kind="function-state", key=key, rows=1, producer="test")
+    b = on("b")
+    assert is_away(b.state_dir(key) / "gradients")
+
+    class Function:
+        def load_state(self, folder: Path) -> None:
+            self.loaded = (folder / "gradients").stat().st_size
+
+    monkeypatch.setattr(models, "create", lambda config, device: Function())
+    with models.function(job(url, state=key), models.Slot(0, "cpu")) as (function, _):
+        assert function.loaded == mirror._LARGE_BYTES + 1  # type: ignore[attr-defined]
+    models.forget_models()
+
+
+def test_a_stage_ends_with_what_other_machines_computed_for_it(
+    on: Machine, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b, a = on("b"), on("a")
+
+    class Elsewhere:
+        """A task whose shard another machine computes."""
+
+        name = "exact-influence"
+
+        def with_options(self, **_: Any) -> Elsewhere:
+            return self
+
+        def submit(self, *_: Any) -> Future[dict[str, Any]]:
+            tile(b)
+            done = Future[dict[str, Any]]()
+            done.set_result({"computed": 12, "peak_rss_mb": 1.0})
+            # As Prefect's futures are asked.
+            done.wait = lambda: None  # type: ignore[attr-defined]
+            result, done.result = done.result, lambda raise_on_failure: result()  # type: ignore[assignment]
+            return done
+
+    monkeypatch.setattr(running, "prepared", lambda task, job: task)
+    assert SegmentStore(a, "exact", "f" * 32).missing(ROWS, COLUMNS) == 12
+    outcome = running.run_shards(job(url), Elsewhere(), [{"name": "block 0"}])  # type: ignore[arg-type]
+    assert outcome.computed == 12
+    # Without another look: that would find it by itself.
+    monkeypatch.setattr(mirror.Mirror, "pull", lambda self, max_age=0.0: None)
+    assert SegmentStore(a, "exact", "f" * 32).missing(ROWS, COLUMNS) == 0
 
 
 def test_whoever_uses_a_workspace_keeps_gc_out_on_every_machine(on: Machine) -> None:
@@ -509,8 +573,10 @@ def broken(ws: Workspace, error: Exception, times: int) -> Iterator[list[int]]:
             return call
 
     ws.mirror.objects.fs = Broken()
-    yield left
-    ws.mirror.objects.fs = real
+    try:
+        yield left
+    finally:
+        ws.mirror.objects.fs = real
 
 
 def test_a_store_that_is_away_for_a_while_costs_time_alone(
@@ -531,6 +597,34 @@ def test_a_store_that_stays_away_is_told(on: Machine, monkeypatch: pytest.Monkey
     with broken(ws, TimeoutError("link"), 10**6), pytest.raises(UserError, match="has not answered for"):
         tile(ws)
     assert SegmentStore(on("a"), "exact", "f" * 32).missing(ROWS, COLUMNS) == 12
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [(ZeroDivisionError("wrong before"), "wrong before"), (None, "has not answered for")]
+)
+def test_why_a_run_ended_is_kept_here_while_the_store_is_away_and_told_later(
+    on: Machine, monkeypatch: pytest.MonkeyPatch, fault: Exception | None, said: str
+) -> None:
+    monkeypatch.setattr(objects, "_LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(objects, "FIRST", 0.1)
+    monkeypatch.setattr(objects, "PATIENCE", 0.1)
+    a, link = on("a"), TimeoutError("link")
+    with ExitStack() as away, pytest.raises(Exception, match=said), attempt(a, "r" * 16, {}, {}):
+        away.enter_context(broken(a, link, 10**6))
+        if fault is not None:
+            raise fault
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 2 * leases.LASTS)
+    b = on("b")
+    assert [r["status"] for r in read_attempts(b)] == ["killed"], "nobody told it yet"
+    (record,) = read_attempts(a)
+    assert record["status"] == "failed" and said in record["error"]
+    with broken(a, link, 10**6), pytest.raises(UserError, match="has not answered for"):
+        a.look()
+    for ws in (a, b):
+        ws.look()
+    assert read_attempts(b) == [record]
+    assert not list((a.root / "mirror").glob("untold/*"))
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from typing import Any
 
 from nncift_core.errors import IntegrityError, UserError
 from nncift_core.store.locks import locked
+from nncift_core.store.remote import untold
 from nncift_core.store.remote.journal import MANY, Change, Journal
 from nncift_core.store.remote.leases import Leases
 from nncift_core.store.remote.ledger import Ledger
@@ -56,7 +57,8 @@ class Mirror:
         self.url, self.root = url, root
         self.objects = Objects(url)
         self.leases = Leases(self.objects)
-        self.ledger = Ledger(root / FOLDER / "ledger.sqlite")
+        self.own = root / FOLDER
+        self.ledger = Ledger(self.own / "ledger.sqlite")
         self._pulled = float("-inf")
         self._mark: bytes | None = None
         self._writable = False
@@ -65,7 +67,7 @@ class Mirror:
     @cached_property
     def origin(self) -> str:
         """By which the store knows what was written through this mirror."""
-        path = self.root / FOLDER / "mirror.json"
+        path = self.own / "mirror.json"
         with self._turn("made"):
             if not path.is_file():
                 write(path, json.dumps({"url": self.url, "origin": uuid.uuid4().hex[:8]}).encode())
@@ -136,6 +138,7 @@ class Mirror:
             if begun - self._pulled <= max_age:
                 return
             with self._turn("pull"):
+                untold.tell(self)
                 seen = self.ledger.seen()
                 changes, now = self.journal.follow(seen)
                 if changes or now != seen:
@@ -290,7 +293,7 @@ class Mirror:
         self._writable = True
 
     def _turn(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return locked(self.root / FOLDER / f"{name}.lock")
+        return locked(self.own / f"{name}.lock")
 
 
 class _Taken(Exception):
