@@ -32,7 +32,9 @@ def calibration_key(config: Config, keys: Keys, machine: dict[str, Any]) -> str:
     e = config.estimator
     estimator = [e.architecture, e.candidates, e.hidden, sorted(e.features)]
     x = config.execution
-    where = [x.devices, x.isolation, machine]
+    where: list[Any] = [x.devices, x.isolation, machine]
+    if config.language_model.devices > 1:
+        where.append(config.language_model.devices)
     return digest(["calibration", VERSION, where, keys.models(), estimator, trained, speed, config.labels()])
 
 

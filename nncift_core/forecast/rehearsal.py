@@ -33,6 +33,7 @@ from nncift_core.pipeline.features import features_needed
 from nncift_core.pipeline.inputs import Input, check_devices, check_teacher, read_inputs
 from nncift_core.pipeline.labelling import label_fraction
 from nncift_core.pipeline.problem import keys_of
+from nncift_core.placement import slot_groups
 from nncift_core.store.files import now
 from nncift_core.store.forecasts import this_machine
 from nncift_core.store.workspace import Workspace
@@ -65,8 +66,8 @@ def calibrate(
     began = time.perf_counter()
     part = reduced(config, inputs)
     with scratch(config, part) as stored:
-        device = resolve_devices(config.execution.devices)[0]
-        setting = Setting(config, keys, stored, part, device, budget, say)
+        slots, _ = slot_groups(resolve_devices(config.execution.devices), config.language_model.devices)
+        setting = Setting(config, keys, stored, part, slots[0], budget, say)
         rates = _measured(setting, time.perf_counter() - began)
     rates = replace(rates, spent=round(time.perf_counter() - began, 1))
     keep_rates(Workspace.create(workspace), config, keys, rates)

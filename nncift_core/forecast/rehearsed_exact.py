@@ -38,7 +38,7 @@ class ExactRehearsal:
 
     def __init__(self, setting: Setting) -> None:
         self.s = setting
-        self.function: InfluenceFunction = create(setting.config, setting.device)
+        self.function: InfluenceFunction = create(setting.config, *setting.devices)
 
     @property
     def problem(self) -> Problem:
@@ -210,7 +210,7 @@ class ExactRehearsal:
         section = config.language_model
         start = clock()
         device = pick(section.device, self.s.device, "language_model.device")
-        model = load_language_model(section, device, config.base_dir)
+        model = load_language_model(section, device, config.base_dir, self.s.devices)
         template, field = prompt_template(config)
         made = ForwardFeatures(model, template, section.batch_tokens, field=field)
         shards, total = forward.plan_estimator_features(self.problem)

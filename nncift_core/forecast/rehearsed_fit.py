@@ -53,7 +53,7 @@ class FitRehearsal:
 
     def _select(self, plan: ExactPlan, ref: EstimatorRef | None) -> None:
         problem, ws = self.s.problem, self.s.problem.ws
-        function = create(self.s.config, self.s.device)
+        function = create(self.s.config, *self.s.devices)
         if problem.keys.state is not None:
             function.load_state(ws.state_dir(problem.keys.state))
         self.s.mark()

@@ -42,13 +42,14 @@ print(json.dumps([middle - start, time.perf_counter() - middle]))
 
 @dataclass
 class Setting:
-    """The job of a rehearsal. work: of the rows that stand in it; rates: by stage, as they are found."""
+    """The job of a rehearsal. devices: the first slot's, over which a large teacher is spread; all else takes
+    the first. work: of the rows that stand in it; rates: by stage, as they are found."""
 
     config: Config
     keys: Keys
     stored: Scratch
     inputs: Sequence[Input]
-    device: str
+    devices: tuple[str, ...]
     budget: float
     say: Callable[[str], None]
     work: dict[str, Work] = field(default_factory=dict)
@@ -57,6 +58,11 @@ class Setting:
     def __post_init__(self) -> None:
         self.problem: Problem = self.stored.problem(self.config, self.keys)
         self._bytes = 0
+
+    @property
+    def device(self) -> str:
+        """The first of the devices."""
+        return self.devices[0]
 
     def with_state(self, key: str) -> None:
         """From here on values are computed with this state."""
@@ -126,7 +132,7 @@ def start_seconds(setting: Setting) -> Start:
         datasets=setting.stored.refs,
     )
     nothing = ExactShard("nothing", "pairs", (), (), 0, 0, "label")
-    pool = DevicePool([setting.device], "process")
+    pool = DevicePool(list(setting.devices), "process", len(setting.devices))
     request = Request("exact-influence", job, asdict(nothing), {})
     try:
         begun = seconds_of_call(lambda: pool.run("start", request, _Silent()))

@@ -11,17 +11,21 @@ from conftest import ORACLES, oracle_rows, write_jsonl
 from pipeline.priced import COLUMNS, ROWS, examples, register
 from pipeline.priced import config as priced_config
 
+from nncift_core import language_models
 from nncift_core.config import Config, parse_config
 from nncift_core.errors import UserError
+from nncift_core.forecast import rehearsed_exact
+from nncift_core.forecast.calibration import kept_rates
 from nncift_core.forecast.left import left_of
 from nncift_core.forecast.rehearsal import calibrate, reduced
 from nncift_core.forecast.work import counted
+from nncift_core.influence import delift
 from nncift_core.influence.registry import create
 from nncift_core.pipeline.exact import compute_exact, plan_exact
 from nncift_core.pipeline.inputs import read_inputs
 from nncift_core.pipeline.plan import plan
 from nncift_core.pipeline.problem import Problem, keys_of
-from nncift_core.store.datasets import store_dataset
+from nncift_core.store.dataset_writer import store_dataset
 from nncift_core.store.workspace import Workspace
 
 
@@ -66,6 +70,30 @@ def test_every_function_can_be_rehearsed(tmp_path: Path, function: str) -> None:
     c = job(tmp_path, influence={"function": function, "label_fraction": 0.5})
     found = plan(c, tmp_path / "ws", calibrate(c, tmp_path / "ws"))["forecast"]
     assert found["source"] == "calibration" and found["seconds"] > 0
+
+
+@pytest.mark.parametrize("features", [["embedding"], ["embedding", "hidden"]])
+def test_a_spread_teacher_is_measured_over_a_slots_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: list[str]
+) -> None:
+    placed: list[tuple[str, ...]] = []
+    load = language_models.load_language_model
+
+    def loaded(config: Any, device: str, base_dir: str = "", devices: Any = ()) -> Any:
+        placed.append(tuple(devices))
+        return load(config, device, base_dir, devices)
+
+    for module in (language_models, delift, rehearsed_exact):
+        monkeypatch.setattr(module, "load_language_model", loaded, raising=False)
+    section = {"model": str(ORACLES / "tiny-lm"), "devices": 2}
+    execution = {"isolation": "thread", "devices": ["cpu", "cpu", "cpu"]}
+    estimator = {"architecture": "ridge", "features": features}
+    c = job(tmp_path, language_model=section, execution=execution, estimator=estimator)
+    rates = calibrate(c, tmp_path / "ws")
+    assert placed and set(placed) == {("cpu", "cpu")}
+    assert kept_rates(Workspace(tmp_path / "ws"), c, keys_of(c)) == rates
+    alone = job(tmp_path, execution=execution, estimator=estimator)
+    assert kept_rates(Workspace(tmp_path / "ws"), alone, keys_of(alone)) is None
 
 
 @pytest.mark.heavy
