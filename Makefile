@@ -61,6 +61,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/planner.py
 	$(BIN)/python benchmarks/capacity.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[s3-test]'

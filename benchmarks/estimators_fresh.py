@@ -41,7 +41,7 @@ from nncift_core.pipeline.inputs import read_inputs
 from nncift_core.pipeline.problem import Problem, keys_of
 from nncift_core.pipeline.state import needs_state, plan_state
 from nncift_core.pipeline.sweep import Corner, material_of, study_config
-from nncift_core.store.datasets import identify, store_dataset
+from nncift_core.store.dataset_writer import identify, store_dataset
 from nncift_core.store.workspace import Workspace
 from nncift_core.studies.draws import draw
 from nncift_core.studies.fits import Material
@@ -111,7 +111,7 @@ def matrix(
         problem = Problem.load(ws, asked, keys.with_state(plan_state(problem).key), refs)
     corner = Corner.of(problem)
     pool = identify(inputs[0].examples, inputs[0].name, "pool")
-    sources = dict(zip(pool["content_id"].to_pylist(), pool["source"].to_pylist(), strict=True))
+    sources = dict(zip(pool["content_id"].to_pylist(), (e.source for e in inputs[0].examples), strict=True))
     return material_of(corner), corner, sources
 
 

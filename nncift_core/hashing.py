@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,20 @@ def digest_of(*parts: str | npt.NDArray[np.int64]) -> str:
         for start in range(0, len(part), _CHUNK):
             text = ",".join(map(str, part[start : start + _CHUNK].tolist()))
             found.update((("," if start else "") + text).encode("ascii"))
+        found.update(b"]")
+    found.update(b"]")
+    return found.hexdigest()[:32]
+
+
+def digest_in_parts(lists: Iterable[Iterable[list[Any]]]) -> str:
+    """`digest` of the list of `lists`, each of which comes in parts (none of them empty): they need not be
+    held whole."""
+    found = hashlib.sha256(b"[")
+    for number, parts in enumerate(lists):
+        found.update(b",[" if number else b"[")
+        for k, part in enumerate(parts):
+            found.update(b"," if k else b"")
+            found.update(canonical_json(part)[1:-1].encode("utf-8"))
         found.update(b"]")
     found.update(b"]")
     return found.hexdigest()[:32]

@@ -11,7 +11,7 @@ from nncift_core.config import parse_config
 from nncift_core.execution.job import Job
 from nncift_core.pipeline.inputs import read_inputs
 from nncift_core.pipeline.problem import keys_of
-from nncift_core.store.datasets import store_dataset
+from nncift_core.store.dataset_writer import store_dataset
 from nncift_core.store.workspace import Workspace
 
 BLOCK = 8

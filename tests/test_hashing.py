@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nncift_core.hashing import content_hash, content_id, digest, digest_of, example_id, hash_rank
+from nncift_core.hashing import (
+    content_hash,
+    content_id,
+    digest,
+    digest_in_parts,
+    digest_of,
+    example_id,
+    hash_rank,
+)
 
 
 def test_content_hash_is_nfc_for_the_hash_only() -> None:
@@ -45,3 +53,10 @@ def test_arrays_are_hashed_as_the_lists_that_they_stand_for(sizes: tuple[int, in
     rng = np.random.default_rng(0)
     rows, columns = (rng.integers(-(1 << 62), 1 << 62, size=n) for n in sizes)
     assert digest_of("fämily", rows, columns) == digest(["fämily", rows.tolist(), columns.tolist()])
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_lists_in_parts_are_hashed_as_whole_ones(size: int) -> None:
+    lists = [list(range(7)), ["ä", None, "], [", '"', "", "x", "y"], [], [[1], {"b": 2, "a": []}]]
+    parts = ([whole[n : n + size] for n in range(0, len(whole), size)] for whole in lists)
+    assert digest_in_parts(parts) == digest(lists)

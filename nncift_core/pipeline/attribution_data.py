@@ -17,7 +17,8 @@ from nncift_core.attribution import lowest, swap_partners
 from nncift_core.config import Config
 from nncift_core.hashing import content_hash, content_id, digest
 from nncift_core.records import Example
-from nncift_core.store.datasets import Dataset, store_dataset
+from nncift_core.store.dataset_writer import store_dataset
+from nncift_core.store.datasets import Dataset
 from nncift_core.store.references import DatasetRef
 from nncift_core.store.workspace import Workspace
 

@@ -23,7 +23,7 @@ from nncift_core.pipeline.attribution import (
 from nncift_core.pipeline.downstream import check_student, is_trained
 from nncift_core.pipeline.inputs import Input, check_devices, read_inputs
 from nncift_core.pipeline.methods import check_methods
-from nncift_core.store.datasets import identify
+from nncift_core.store.dataset_writer import identify
 from nncift_core.store.runs import read_costs
 from nncift_core.store.workspace import Workspace
 

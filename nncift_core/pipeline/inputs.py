@@ -15,7 +15,7 @@ from nncift_core.functions import CATALOGUE
 from nncift_core.language_models import check_language_model, is_local
 from nncift_core.placement import slot_groups
 from nncift_core.records import Example, ReadReport
-from nncift_core.store.datasets import store_dataset
+from nncift_core.store.dataset_writer import store_dataset
 from nncift_core.store.references import DatasetRef
 from nncift_core.store.workspace import Workspace
 

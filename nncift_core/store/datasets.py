@@ -6,8 +6,6 @@ reading, so that removed rows are simply not in it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +18,8 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from nncift_core.errors import IntegrityError
-from nncift_core.hashing import canonical_json, content_hash, content_id, digest, example_id, int63
 from nncift_core.ids import Sorted, distinct
-from nncift_core.records import Example
-from nncift_core.store.files import is_intact, publish, verify
+from nncift_core.store.files import is_intact, verify
 from nncift_core.store.references import DatasetRef
 from nncift_core.store.workspace import Workspace
 
@@ -55,86 +51,9 @@ VERSION_SCHEMA = pa.schema(
 )
 
 
-def identify(examples: Sequence[Example], dataset: str, role: str) -> pa.Table:
-    """Both identities of every row, with its text: BLOCK_SCHEMA plus VERSION_SCHEMA, [len(examples)]."""
-    seen: Counter[str] = Counter()
-    columns: dict[str, list[Any]] = {name: [] for name in {*BLOCK_SCHEMA.names, *VERSION_SCHEMA.names}}
-    for e in examples:
-        hash_ = content_hash(e.prompt, e.response)
-        columns["example_id"].append(example_id(dataset, role, hash_, seen[hash_]))
-        seen[hash_] += 1
-        columns["content_id"].append(content_id(hash_))
-        columns["content_hash"].append(hash_)
-        columns["text_id"].append(int63(f"{len(e.prompt)}\x1f{e.prompt}{e.response}"))
-        for name in ("prompt", "response", "row_number", "source", "source_id", "task", "split", "label"):
-            columns[name].append(getattr(e, name))
-        columns["record"].append(canonical_json(e.record))
-    schema = pa.unify_schemas([BLOCK_SCHEMA, VERSION_SCHEMA])
-    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
-
-
-def store_dataset(
-    ws: Workspace, examples: Sequence[Example], *, dataset: str, role: str, block_rows: int, fingerprint: str
-) -> DatasetRef:
-    """Append the rows that are new, in blocks of at most `block_rows`, and write the version file.
-
-    Returns a reference whose `new_rows` counts the appended rows.
-    """
-    table = identify(examples, dataset, role)
-    folder = ws.dataset_dir(role, dataset)
-    with ws.turn(f"dataset-{folder.name}"):
-        known = _known_rows(folder)
-        ids, texts = table["example_id"].to_pylist(), table["text_id"].to_pylist()
-        new = [i for i, row in enumerate(zip(ids, texts, strict=True)) if row not in known]
-        number = 1 + max((int(p.name[:6]) for p in (folder / "blocks").glob("*.parquet")), default=-1)
-        for start in range(0, len(new), block_rows):
-            part = table.take(new[start : start + block_rows]).select(BLOCK_SCHEMA.names)
-            _write_block(ws, folder, number, part, fingerprint)
-            number += 1
-        version = digest([table[name].to_pylist() for name in VERSION_SCHEMA.names])
-        path = folder / "versions" / f"{version}.parquet"
-        if not is_intact(path):
-            rows = table.select(VERSION_SCHEMA.names)
-            publish(
-                ws.root,
-                path,
-                lambda p: pq.write_table(rows, p, compression="zstd"),
-                kind="dataset-version",
-                key=version,
-                rows=len(rows),
-                producer="ingest",
-                parents=tuple(ws.relative(b) for b in _blocks(folder)),
-                meta={"dataset": dataset, "role": role},
-            )
-    return DatasetRef(
-        role=role, dataset=dataset, version=version, path=ws.relative(path), rows=len(ids), new_rows=len(new)
-    )
-
-
-def _blocks(folder: Path) -> list[Path]:
+def blocks_of(folder: Path) -> list[Path]:
+    """The whole blocks of a data set's folder, in order of arrival."""
     return sorted(p for p in (folder / "blocks").glob("*.parquet") if is_intact(p, unread=True))
-
-
-def _known_rows(folder: Path) -> set[tuple[int, int]]:
-    known: set[tuple[int, int]] = set()
-    for block in _blocks(folder):
-        t = pq.read_table(block, columns=["example_id", "text_id"])
-        known.update(zip(t["example_id"].to_pylist(), t["text_id"].to_pylist(), strict=True))
-    return known
-
-
-def _write_block(ws: Workspace, folder: Path, number: int, part: pa.Table, fingerprint: str) -> None:
-    key = digest(part["content_hash"].to_pylist())
-    publish(
-        ws.root,
-        folder / "blocks" / f"{number:06d}-{key[:12]}.parquet",
-        lambda p: pq.write_table(part, p, compression="zstd"),
-        kind="dataset-block",
-        key=key,
-        rows=len(part),
-        producer="ingest",
-        parents=(f"source:{fingerprint}",),
-    )
 
 
 @dataclass(frozen=True)
@@ -182,7 +101,7 @@ class Dataset:
         self.example_ids: Int64 = self.rows["example_id"].to_numpy()
         self.content_ids: Int64 = self.rows["content_id"].to_numpy()
         self.folder = path.parent.parent
-        self.blocks = _blocks(self.folder)
+        self.blocks = blocks_of(self.folder)
         self.contents, self.block_of = self._arrival_order()
 
     def _arrival_order(self) -> tuple[Int64, Int64]:

@@ -31,7 +31,7 @@ from nncift_core.pipeline.downstream import base_cell, cells
 from nncift_core.pipeline.inputs import read_inputs
 from nncift_core.pipeline.problem import keys_of
 from nncift_core.pipeline.trials import answers_key, evaluation_key, trials
-from nncift_core.store.datasets import store_dataset
+from nncift_core.store.dataset_writer import store_dataset
 from nncift_core.store.locks import locked
 from nncift_core.store.workspace import Workspace
 

@@ -16,7 +16,7 @@ from nncift_core.pipeline.explain_objective import Stored
 from nncift_core.pipeline.problem import Keys, Problem
 from nncift_core.pipeline.result import result_record
 from nncift_core.records import Example
-from nncift_core.store.datasets import store_dataset
+from nncift_core.store.dataset_writer import store_dataset
 from nncift_core.store.files import publish, void
 from nncift_core.store.references import EstimatorRef
 from nncift_core.store.runs import Cost, attempt, publish_table

@@ -15,7 +15,7 @@ from nncift_core.hashing import hash_rank
 from nncift_core.influence.contract import CostModel, Float32, Float64, Pairwise, Pointwise, Progress, Rows
 from nncift_core.pipeline.problem import Keys, Problem
 from nncift_core.records import Example
-from nncift_core.store.datasets import store_dataset
+from nncift_core.store.dataset_writer import store_dataset
 from nncift_core.store.workspace import Workspace
 
 ROWS, COLUMNS = 60, 24

@@ -35,7 +35,8 @@ from nncift_core.pipeline.attribution_measures import Measures, Subject, of_plan
 from nncift_core.pipeline.downstream import Cell, base_cell, cells
 from nncift_core.pipeline.inputs import read_inputs
 from nncift_core.pipeline.problem import Problem, keys_of
-from nncift_core.store.datasets import Dataset, store_dataset
+from nncift_core.store.dataset_writer import store_dataset
+from nncift_core.store.datasets import Dataset
 from nncift_core.store.files import publish
 from nncift_core.store.workspace import Workspace
 

@@ -13,7 +13,8 @@ from nncift_core.pipeline import diff
 from nncift_core.pipeline.diff import Chosen, changes, reason, subset_changes, summary
 from nncift_core.pipeline.diff_runs import compare_runs, excerpts
 from nncift_core.records import Example
-from nncift_core.store.datasets import Dataset, store_dataset
+from nncift_core.store.dataset_writer import store_dataset
+from nncift_core.store.datasets import Dataset
 from nncift_core.store.query import rows
 from nncift_core.store.runs import attempt, publish_table
 from nncift_core.store.views import rows_table

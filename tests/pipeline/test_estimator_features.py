@@ -35,7 +35,7 @@ from nncift_core.pipeline.estimator_features import (
 )
 from nncift_core.pipeline.inputs import read_inputs
 from nncift_core.pipeline.problem import Keys, Problem
-from nncift_core.store.datasets import store_dataset
+from nncift_core.store.dataset_writer import store_dataset
 from nncift_core.store.workspace import Workspace
 
 TINY = str(ORACLES / "tiny-lm")

@@ -43,7 +43,7 @@ from nncift_core.pipeline.evaluate import (
 )
 from nncift_core.pipeline.inputs import read_inputs
 from nncift_core.pipeline.problem import Problem, keys_of
-from nncift_core.store.datasets import store_dataset
+from nncift_core.store.dataset_writer import store_dataset
 from nncift_core.store.files import read_manifest
 from nncift_core.store.workspace import Workspace
 

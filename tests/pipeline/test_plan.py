@@ -14,7 +14,7 @@ from nncift_core.pipeline.exact import plan_exact
 from nncift_core.pipeline.inputs import read_inputs
 from nncift_core.pipeline.plan import plan
 from nncift_core.pipeline.problem import Problem, keys_of
-from nncift_core.store.datasets import store_dataset
+from nncift_core.store.dataset_writer import store_dataset
 from nncift_core.store.workspace import Workspace
 
 

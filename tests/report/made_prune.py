@@ -10,7 +10,8 @@ import numpy as np
 
 from nncift_core.records import Example
 from nncift_core.scores.catalogue import CATALOGUE
-from nncift_core.store.datasets import Dataset, store_dataset
+from nncift_core.store.dataset_writer import store_dataset
+from nncift_core.store.datasets import Dataset
 from nncift_core.store.runs import Cost, attempt, publish_table
 from nncift_core.store.views import rows_table
 from nncift_core.store.workspace import Workspace

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from nncift_core.hashing import content_hash, content_id, digest
 from nncift_core.records import Example
-from nncift_core.store.datasets import Dataset, store_dataset
+from nncift_core.store.dataset_writer import store_dataset
+from nncift_core.store.datasets import Dataset
 from nncift_core.store.designs import find_or_make
 from nncift_core.store.files import MANIFEST_SUFFIX, publish, void
 from nncift_core.store.references import EstimatorRef

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
+import pytest
 
+from nncift_core.hashing import digest
 from nncift_core.records import Example
-from nncift_core.store.datasets import Dataset, store_dataset
+from nncift_core.store import dataset_writer
+from nncift_core.store.dataset_writer import store_dataset
+from nncift_core.store.datasets import VERSION_SCHEMA, Dataset
 from nncift_core.store.references import DatasetRef
 from nncift_core.store.workspace import Workspace
 
@@ -98,3 +104,29 @@ def test_a_new_block_never_takes_the_number_of_a_damaged_one(tmp_path: Path) -> 
     again = Dataset(ws, store(ws, ["a", "b", "c", "d", "e", "f"]))
     assert [b.name[:6] for b in again.blocks] == ["000001", "000002", "000003"]
     assert sorted(again.texts(again.contents).prompts) == ["a", "b", "c", "d", "e", "f"]
+
+
+@pytest.mark.parametrize("part", [1, 2, 3, 6, 7])
+def test_rows_are_stored_alike_whatever_part_of_them_is_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    monkeypatch.setattr(dataset_writer, "_PART", part)
+    texts = ["a", "b", "a", "c", "a", "e"]
+    ws = Workspace.create(tmp_path / "ws")
+    before = store(ws, texts[1:4])
+    ref = store(ws, texts)
+    assert (before.new_rows, ref.rows, ref.new_rows) == (3, 6, 3)
+    d = Dataset(ws, ref)
+    assert [json.loads(r)["prompt"] for r in d.records()] == texts
+    assert d.texts(d.content_ids).prompts == tuple(texts)
+    # The version is the digest of the file's columns.
+    columns = pq.read_table(ws.root / ref.path).select(VERSION_SCHEMA.names)
+    assert ref.version == digest([columns[name].to_pylist() for name in VERSION_SCHEMA.names])
+    assert d.rows["row_number"].to_pylist() == list(range(6))
+
+
+def test_a_version_without_rows_is_one(tmp_path: Path) -> None:
+    ws = Workspace.create(tmp_path / "ws")
+    ref = store(ws, [])
+    assert (ref.rows, ref.new_rows) == (0, 0)
+    assert Dataset(ws, ref).records() == []
