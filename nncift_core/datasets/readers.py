@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
@@ -176,7 +177,8 @@ def _parse(text: str, file: SourceFile, line: int | None) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> Row:
-    row = dict(pairs)
+    # One text for a column's name, whatever the number of rows.
+    row = {sys.intern(name): value for name, value in pairs}
     if len(row) < len(pairs):
         raise ValueError(f"key given twice: {_repeated([k for k, _ in pairs])}")
     return row

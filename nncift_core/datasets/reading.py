@@ -141,7 +141,10 @@ def _read_file(reading: _Reading, rows: Iterable[tuple[Place, Row]], label: str)
     line = 1 if header else first.number if first.unit == "line" else None
     shape = reading.kind.shape(columns, mapping, label, line)
     reading.shapes.append(shape.name)
-    for place, row in taken:
+    # Each row is freed as soon as its example is made: a file may have millions.
+    taken.reverse()
+    while taken:
+        place, row = taken.pop()
         try:
             example = _example(reading, shape, row)
         except BadRow as e:
