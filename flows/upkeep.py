@@ -26,7 +26,7 @@ from prefect.states import Crashed
 
 from nncift_core.execution.job import AnyConfig
 from nncift_core.hashing import digest
-from nncift_core.store.runs import Attempt, note_attempt, read_attempts
+from nncift_core.store.runs import Attempt, note_killed, read_attempts
 from nncift_core.store.workspace import Workspace
 from tasks.progress import say
 
@@ -93,6 +93,6 @@ def _end_dead(client: SyncPrefectClient, ws: Workspace) -> None:
         except PrefectException:
             # Another server's run, or one that was deleted there: nothing to end here.
             ended = 0
-        note_attempt(ws, record["run_id"], record["attempt"], told_of_end=True)
+        note_killed(ws, record["run_id"], record["attempt"], told_of_end=True)
         if ended:
             say(f"{ended} task runs of an attempt that was killed are marked as crashed")

@@ -60,8 +60,7 @@ def _lease(attempt: str) -> str:
 def others_alive(ws: Workspace, attempt: str) -> int:
     """How many attempts beside `attempt` live; what killed ones left behind on this machine is removed."""
     if ws.mirror is not None:
-        others = (name for name in all_alive(ws) if not name.startswith(f"{_LEASES}/{_USE}"))
-        return sum(name != _lease(attempt) for name in others)
+        return sum(name != _lease(attempt) for name in ws.mirror.leases.all_held(_LEASES, but=_USE))
     count = 0
     for path in sorted(_folder(ws).glob("*")):
         if path.name == attempt.replace("/", "-"):

@@ -17,7 +17,7 @@ from typing import Any
 
 from nncift_core.errors import IntegrityError, UserError
 from nncift_core.store.remote.local import MANIFEST_SUFFIX as MANIFEST_SUFFIX
-from nncift_core.store.remote.local import artifact_turn, is_away
+from nncift_core.store.remote.local import artifact_turn, document_turn, is_away
 from nncift_core.store.remote.local import manifest_path as manifest_path
 from nncift_core.store.remote.mirrors import mirror_for
 from nncift_core.store.remote.untold import keep
@@ -99,24 +99,33 @@ def _written_aside(path: Path, write: Callable[[Path], None]) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """One JSON document, atomically; in a mirror the store has it first."""
-    text = _json(value)
     mirror = mirror_for(path)
-    change = None if mirror is None else mirror.share(path, text)
-    write_atomic(path, lambda p: void(p.write_text(text, encoding="utf-8")))
-    if mirror is not None:
+    if mirror is None:
+        _write_text(path, _json(value))
+        return
+    # The manifest of a payload is written in the turn of its artifact.
+    is_manifest = path.name.endswith(MANIFEST_SUFFIX)
+    with contextlib.nullcontext() if is_manifest else document_turn(mirror.root, path):
+        change = mirror.share(path, text := _json(value))
+        _write_text(path, text)
         mirror.note(change)
 
 
 def write_json_anyway(path: Path, value: Any) -> None:
-    """As `write_json`; a store that is away has the document at this machine's next look."""
-    try:
+    """As `write_json`, but here first: a store that is away has the document at this machine's next look."""
+    mirror = mirror_for(path)
+    if mirror is None:
         write_json(path, value)
-    except UserError:
-        mirror = mirror_for(path)
-        if mirror is None:
-            raise
-        write_atomic(path, lambda p: void(p.write_text(_json(value), encoding="utf-8")))
-        keep(mirror, path)
+        return
+    _write_text(path, _json(value))
+    note = keep(mirror, {"path": path.relative_to(mirror.root).as_posix()})
+    with contextlib.suppress(UserError):
+        write_json(path, value)
+        note.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomic(path, lambda p: void(p.write_text(text, encoding="utf-8")))
 
 
 def _json(value: Any) -> str:

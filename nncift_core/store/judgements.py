@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from nncift_core.store.locks import locked
+from nncift_core.store.remote.local import add_line
 from nncift_core.store.workspace import Workspace
 
 
@@ -27,7 +25,7 @@ class JudgementStore:
 
     def __init__(self, ws: Workspace, judge_key: str) -> None:
         self.path = ws.root / "judgements" / f"{judge_key[:16]}.jsonl"
-        self._turn = ws.lock(f"judgements-{judge_key[:16]}")
+        self._root = ws.root
         self._mirror = ws.mirror
         self._found: dict[str, dict[str, Any]] = {}
         self._spent: dict[str, Counter[str]] = {}
@@ -44,8 +42,8 @@ class JudgementStore:
     def add(self, key: str, found: dict[str, Any]) -> None:
         """Keep `found` (JSON-ready) under `key`; on disk when this returns."""
         with self._lock:
-            self._append({"key": key, "found": found})
             self._found[key] = found
+            self._append({"key": key, "found": found})
 
     def spent(self, key: str) -> dict[str, int]:
         """Sums of what was told to `spend` under `key`, by any process; empty where nothing was."""
@@ -61,18 +59,11 @@ class JudgementStore:
 
     def _append(self, record: dict[str, Any]) -> None:
         text = json.dumps(record, ensure_ascii=True, sort_keys=True)
-        line = f"{_checksum(text)} {text}\n".encode("ascii")
+        line = f"{_checksum(text)} {text}\n"
+        # Here first: it cost money.
+        add_line(self._root, self.path, line.encode("ascii"))
         if self._mirror is not None:
-            self._mirror.share_line(self.path, line.decode("ascii"))
-        with locked(self._turn):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+") as f:
-                # What a kill tore stays a line of its own.
-                if f.tell() and not _ends_with_newline(self.path):
-                    line = b"\n" + line
-                f.write(line)
-                f.flush()
-                os.fsync(f.fileno())
+            self._mirror.share_line(self.path, line)
 
     def _look(self) -> None:
         """Read the whole lines that were added since the last look."""
@@ -96,9 +87,3 @@ class JudgementStore:
 
 def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode("ascii", "replace")).hexdigest()[:16]
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as f:
-        f.seek(-1, os.SEEK_END)
-        return f.read(1) == b"\n"

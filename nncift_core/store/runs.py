@@ -145,8 +145,10 @@ def _record(ws: Workspace, path: Path) -> dict[str, Any]:
         return record
     if ws.mirror is not None and not path.with_suffix(".lock").exists():
         # Of another machine.
-        living = lives_elsewhere(ws, f"{record['run_id']}/{path.stem}")
-        return record if living else {**record, "status": "killed"}
+        if lives_elsewhere(ws, f"{record['run_id']}/{path.stem}"):
+            return record
+        ws.look()
+        return _killed_or_ended(path)
     try:
         with path.with_suffix(".lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -154,16 +156,21 @@ def _record(ws: Workspace, path: Path) -> dict[str, Any]:
         return record
     except FileNotFoundError:
         pass
-    # It may have finished between the two looks.
+    return _killed_or_ended(path)
+
+
+def _killed_or_ended(path: Path) -> dict[str, Any]:
+    """The record of an attempt that lives no more; it may have ended well between the two looks."""
     again: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return {**again, "status": "killed"} if again["status"] == "running" else again
 
 
-def note_attempt(ws: Workspace, run_id: str, number: int, **about: Any) -> None:
-    """Record more of an attempt that is over."""
+def note_killed(ws: Workspace, run_id: str, number: int, **about: Any) -> None:
+    """Record that an attempt was killed, and more of it; nothing of one that has ended otherwise."""
     path = ws.run_dir(run_id) / "attempts" / f"{number:04d}.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, {**record, **about})
+    record = _record(ws, path)
+    if record["status"] == "killed":
+        write_json(path, {**record, **about})
 
 
 def read_attempts(ws: Workspace) -> list[dict[str, Any]]:

@@ -6,9 +6,7 @@ import gzip
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from store.machines import Machine, broken
 from store.made_runs import valuation
 
 from nncift_core.errors import IntegrityError, UserError
@@ -31,7 +30,7 @@ from nncift_core.store.files import delete, is_intact, publish, read_manifest, v
 from nncift_core.store.folders import publish_folder
 from nncift_core.store.judgements import JudgementStore
 from nncift_core.store.query import rows
-from nncift_core.store.remote import leases, mirror, mirrors, objects
+from nncift_core.store.remote import incoming, leases, mirror, mirrors, objects
 from nncift_core.store.remote.address import VARIABLE, address_of, mirror_of, url_of
 from nncift_core.store.remote.journal import FOLDER, MANY, MERGED, NEW
 from nncift_core.store.remote.local import is_away
@@ -42,31 +41,8 @@ from nncift_core.store.vectors import VectorStore
 from nncift_core.store.workspace import Workspace
 from tasks import running
 
-Machine = Callable[[str], Workspace]
 ROWS, COLUMNS = np.arange(4, dtype=np.int64), np.arange(10, 13, dtype=np.int64)
 VALUES = np.arange(12, dtype=np.float32).reshape(4, 3)
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    where = f"memory://bucket/{abs(hash(request.node.nodeid))}/ws"
-    yield where
-    fs = fsspec.filesystem("memory")
-    if fs.exists(where):
-        fs.rm(where, recursive=True)
-    mirrors._MIRRORS.clear()
-
-
-@pytest.fixture
-def on(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """The workspace as a machine of this name has it."""
-    monkeypatch.setattr(shards, "_LOOK", 0.0)
-
-    def at(name: str) -> Workspace:
-        monkeypatch.setenv(VARIABLE, str(tmp_path / name))
-        return Workspace.create(url)
-
-    return at
 
 
 def stored(url: str) -> list[str]:
@@ -162,7 +138,9 @@ def test_a_payload_comes_before_the_manifest_that_makes_it_exist(
 ) -> None:
     ws = on("a")
     assert ws.mirror is not None
-    monkeypatch.setattr(ws.mirror.journal, "append", lambda body: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        ws.mirror.journal, "append", lambda body, after: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         tile(ws)
     assert any(k.startswith("data/exact/") for k in stored(url)), "the payload is there"
@@ -236,11 +214,11 @@ def test_changes_that_come_late_or_twice_undo_nothing(on: Machine, url: str) -> 
 def test_weights_of_another_machine_are_brought_before_they_are_read(on: Machine) -> None:
     a, key = on("a"), "k" * 32
     path = a.adapter_dir(key) / WEIGHTS
-    write = partial(Path.write_bytes, data=b"w" * (mirror._LARGE_BYTES + 1))
+    write = partial(Path.write_bytes, data=b"w" * (incoming.LARGE_BYTES + 1))
     publish(a.root, path, lambda p: void(write(p)), kind="adapter", key=key, rows=1, producer="test")
     b = on("b")
     assert is_away(b.adapter_dir(key) / WEIGHTS)
-    assert trained_weights(b, key).stat().st_size == mirror._LARGE_BYTES + 1
+    assert trained_weights(b, key).stat().st_size == incoming.LARGE_BYTES + 1
 
 
 def test_a_state_of_another_machine_is_brought_before_it_is_loaded(
@@ -248,7 +226,7 @@ def test_a_state_of_another_machine_is_brought_before_it_is_loaded(
 ) -> None:
     a, key, fitted = on("a"), "k" * 32, tmp_path / "fitted"
     fitted.mkdir()
-    (fitted / "gradients").write_bytes(b"s" * (mirror._LARGE_BYTES + 1))
+    (fitted / "gradients").write_bytes(b"s" * (incoming.LARGE_BYTES + 1))
     publish_folder(a, fitted, a.state_dir(key), kind="function-state", key=key, rows=1, producer="test")
     b = on("b")
     assert is_away(b.state_dir(key) / "gradients")
@@ -259,7 +237,7 @@ def test_a_state_of_another_machine_is_brought_before_it_is_loaded(
 
     monkeypatch.setattr(models, "create", lambda config, device: Function())
     with models.function(job(url, state=key), models.Slot(0, "cpu")) as (function, _):
-        assert function.loaded == mirror._LARGE_BYTES + 1  # type: ignore[attr-defined]
+        assert function.loaded == incoming.LARGE_BYTES + 1  # type: ignore[attr-defined]
     models.forget_models()
 
 
@@ -399,7 +377,7 @@ def test_what_is_of_one_machine_stays_there(on: Machine, url: str) -> None:
 
 def test_small_payloads_come_at_once_and_large_ones_when_read(on: Machine) -> None:
     a = on("a")
-    for name, size in (("small", 10), ("large", mirror._LARGE_BYTES + 1)):
+    for name, size in (("small", 10), ("large", incoming.LARGE_BYTES + 1)):
         path = a.root / "adapters" / "x" / name
         data = b"y" * size
         write = partial(Path.write_bytes, data=data)
@@ -556,29 +534,6 @@ def test_the_turn_of_a_machine_that_is_gone_is_taken(on: Machine, monkeypatch: p
     assert b.mirror is not None and not b.mirror.leases.is_held("turns/shard")
 
 
-@contextmanager
-def broken(ws: Workspace, error: Exception, times: int) -> Iterator[list[int]]:
-    """The store fails so many times."""
-    assert ws.mirror is not None
-    real, left = ws.mirror.objects.fs, [times]
-
-    class Broken:
-        def __getattr__(self, name: str) -> Any:
-            def call(*args: Any, **given: Any) -> Any:
-                if left[0] > 0:
-                    left[0] -= 1
-                    raise error
-                return getattr(real, name)(*args, **given)
-
-            return call
-
-    ws.mirror.objects.fs = Broken()
-    try:
-        yield left
-    finally:
-        ws.mirror.objects.fs = real
-
-
 def test_a_store_that_is_away_for_a_while_costs_time_alone(
     on: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -597,34 +552,6 @@ def test_a_store_that_stays_away_is_told(on: Machine, monkeypatch: pytest.Monkey
     with broken(ws, TimeoutError("link"), 10**6), pytest.raises(UserError, match="has not answered for"):
         tile(ws)
     assert SegmentStore(on("a"), "exact", "f" * 32).missing(ROWS, COLUMNS) == 12
-
-
-@pytest.mark.parametrize(
-    ("fault", "said"), [(ZeroDivisionError("wrong before"), "wrong before"), (None, "has not answered for")]
-)
-def test_why_a_run_ended_is_kept_here_while_the_store_is_away_and_told_later(
-    on: Machine, monkeypatch: pytest.MonkeyPatch, fault: Exception | None, said: str
-) -> None:
-    monkeypatch.setattr(objects, "_LONGEST_WAIT", 0.02)
-    monkeypatch.setattr(objects, "FIRST", 0.1)
-    monkeypatch.setattr(objects, "PATIENCE", 0.1)
-    a, link = on("a"), TimeoutError("link")
-    with ExitStack() as away, pytest.raises(Exception, match=said), attempt(a, "r" * 16, {}, {}):
-        away.enter_context(broken(a, link, 10**6))
-        if fault is not None:
-            raise fault
-    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 2 * leases.LASTS)
-    b = on("b")
-    assert [r["status"] for r in read_attempts(b)] == ["killed"], "nobody told it yet"
-    (record,) = read_attempts(a)
-    assert record["status"] == "failed" and said in record["error"]
-    with broken(a, link, 10**6), pytest.raises(UserError, match="has not answered for"):
-        a.look()
-    for ws in (a, b):
-        ws.look()
-    assert read_attempts(b) == [record]
-    assert not list((a.root / "mirror").glob("untold/*"))
-    monkeypatch.undo()
 
 
 @pytest.mark.parametrize(

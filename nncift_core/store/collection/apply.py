@@ -29,13 +29,16 @@ def collect(ws: Workspace, plan: Plan, progress: Callable[[int], None] | None = 
     """
     freed = 0
     for run_id in plan.unpublished:
+        check_alone(ws)
         _unpublish(ws, run_id)
     for artifact in plan.restored:
+        check_alone(ws)
         restore(ws.root, ws.root / artifact)
     for r in plan.rewritings:
         check_alone(ws)
         freed += _rewrite(ws, plan, r)
         _tell(progress)
+    check_alone(ws)
     _update_results(ws, plan)
     # A folder of files counts while its list is there, so that goes first.
     for artifact in sorted(

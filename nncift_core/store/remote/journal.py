@@ -18,6 +18,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from nncift_core.errors import UserError
 from nncift_core.store.remote.objects import Objects
 
 FOLDER = "journal"
@@ -53,9 +54,10 @@ class Journal:
     def __init__(self, objects: Objects, origin: str) -> None:
         self.objects, self.origin = objects, origin
 
-    def append(self, body: dict[str, Any]) -> str:
-        """Add a change; others see it from now on. Returns its name."""
-        text, name = json.dumps(body, ensure_ascii=False, sort_keys=True), self._name()
+    def append(self, body: dict[str, Any], after: str = "") -> str:
+        """Add a change; others see it from now on. Returns its name, which lies behind that of the change
+        `after`, whatever the clocks say."""
+        text, name = json.dumps(body, ensure_ascii=False, sort_keys=True), self._name(after)
         self.objects.put(f"{NEW}/{name}", text.encode("utf-8"))
         return name
 
@@ -91,16 +93,36 @@ class Journal:
         self.objects.put(f"{MERGED}/{self._name()}.jsonl.gz", gzip.compress(lines.encode("utf-8"), mtime=0))
         self.objects.delete(f"{NEW}/{c.name}" for c in changes)
 
-    def _name(self) -> str:
-        return f"{time.time_ns():020d}-{self.origin}-{uuid.uuid4().hex[:8]}"
+    def _name(self, after: str = "") -> str:
+        at = max(time.time_ns(), int(after.split("-")[0]) + 1 if after else 0)
+        return f"{at:020d}-{self.origin}-{uuid.uuid4().hex[:8]}"
 
     def _single(self, name: str) -> Change | None:
         data = self.objects.get(f"{NEW}/{name}")
-        return None if data is None else Change(name, json.loads(data))
+        return None if data is None else self._change(f"{NEW}/{name}", name, data)
 
     def _segment(self, name: str) -> list[Change]:
         data = self.objects.get(f"{MERGED}/{name}")
         if data is None:
             return []
-        lines = gzip.decompress(data).decode("utf-8").splitlines()
-        return [Change(**json.loads(line)) for line in lines]
+        try:
+            lines = gzip.decompress(data).decode("utf-8").splitlines()
+            return [Change(**json.loads(line)) for line in lines]
+        except (OSError, EOFError, ValueError, TypeError) as e:
+            raise self._foreign(f"{MERGED}/{name}", e) from None
+
+    def _change(self, key: str, name: str, data: bytes) -> Change:
+        try:
+            found = Change(name, json.loads(data))
+            if found.origin and isinstance(found.body["path"], str):
+                return found
+            raise ValueError("no path")
+        except (ValueError, TypeError, KeyError, IndexError) as e:
+            raise self._foreign(key, e) from None
+
+    def _foreign(self, key: str, e: Exception) -> UserError:
+        return UserError(
+            f"{key} is no change that nncift wrote, or is damaged ({type(e).__name__}: {e})",
+            file=self.objects.url,
+            mend="If something else writes there, give the workspace a prefix of its own; delete the object.",
+        )

@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from nncift_core.errors import UserError
 from nncift_core.store.remote.objects import Objects
@@ -20,55 +21,68 @@ from nncift_core.store.remote.objects import Objects
 _LOG = logging.getLogger("nncift.store")
 # Seconds that a lease counts after its last renewal, and between two renewals.
 LASTS, EVERY = 60.0, 15.0
+# Renewals of one lease that may be on their way at once: one that hangs must not keep the next ones back.
+_AT_ONCE = 3
+# Seconds after which a lease that nobody renewed is cleared away by whoever comes across it.
+_OLD = 3600.0
 # Seconds between two tries for a lease that another one holds.
 _TURN = 1.0
 _FOLDER = "leases"
 
 
+@dataclass
+class _Held:
+    """A lease that is held here. at: when it was last written; broken: it ended at some time since it was
+    taken; going: renewals that are on their way."""
+
+    token: str
+    at: float
+    broken: bool = False
+    going: int = 0
+
+
 class Leases:
-    """The leases of one store; those that are held are renewed by a thread."""
+    """The leases of one store; those that are held are renewed by threads, each by its own."""
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
-        self._held: dict[str, str] = {}
-        self._renewed_at: dict[str, float] = {}
+        self._held: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
     def told(self, name: str) -> Iterator[None]:
         """Hold the lease `name`, which nobody else ever asks for: it says that its holder lives."""
-        key, token = f"{_FOLDER}/{name}", uuid.uuid4().hex
-        self.objects.put(key, _text(token))
+        token = uuid.uuid4().hex
+        at = self._written(name, token)
         try:
-            with self._kept(name, token):
+            with self._kept(name, _Held(token, at)):
                 yield
         finally:
             with contextlib.suppress(UserError):
                 # It ends by itself where the store is away.
-                self.objects.delete([key])
+                self.objects.delete([f"{_FOLDER}/{name}"])
 
     @contextlib.contextmanager
     def held(self, name: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold the lease `name`; waits while another one does. waiting: called meanwhile; what it raises ends
         the wait."""
         token = uuid.uuid4().hex
-        while not self._taken(name, token):
+        while (at := self._taken(name, token)) is None:
             if waiting is not None:
                 waiting()
             time.sleep(_TURN)
         try:
-            with self._kept(name, token):
+            with self._kept(name, _Held(token, at)):
                 yield
         finally:
             self._free(name, token)
 
     @contextlib.contextmanager
-    def _kept(self, name: str, token: str) -> Iterator[None]:
+    def _kept(self, name: str, lease: _Held) -> Iterator[None]:
         """Have a lease renewed meanwhile."""
         with self._lock:
-            self._held[name] = token
-            self._renewed_at[name] = time.time()
+            self._held[name] = lease
             if self._thread is None:
                 self._thread = threading.Thread(target=self._renew, name="leases", daemon=True)
                 self._thread.start()
@@ -80,65 +94,99 @@ class Leases:
 
     def is_held(self, name: str) -> bool:
         """Whether somebody holds `name`."""
-        return self._living(self.objects.get(f"{_FOLDER}/{name}"))
+        return _until(self.objects.get(f"{_FOLDER}/{name}")) > time.time()
 
     def is_sure(self, name: str) -> bool:
-        """Whether `name` is held here and was renewed so lately that nobody else can have taken it."""
-        return name in self._held and time.time() - self._renewed_at[name] < LASTS
+        """Whether `name` is held here without a gap since it was taken: nobody else can have had it."""
+        lease = self._held.get(name)
+        return lease is not None and not lease.broken and time.time() - lease.at < LASTS
 
-    def all_held(self, prefix: str) -> list[str]:
-        """Names of the leases below `prefix` that somebody holds."""
-        names = [f"{prefix}/{n}" for n in self.objects.names(f"{_FOLDER}/{prefix}")]
-        told = self.objects.each(names, self.is_held)
-        return [n for n, held in zip(names, told, strict=True) if held]
+    def all_held(self, prefix: str, but: str = "") -> list[str]:
+        """Names of the leases below `prefix` that somebody holds; but: those that begin so are not asked.
 
-    def _taken(self, name: str, token: str) -> bool:
-        key = f"{_FOLDER}/{name}"
-        if self.objects.create(key, _text(token)):
-            return True
-        found = self.objects.get(key)
-        if self._living(found):
-            return False
+        Clears away what killed holders left long ago.
+        """
+        found = [n for n in self.objects.names(f"{_FOLDER}/{prefix}") if not (but and n.startswith(but))]
+        names, now = [f"{prefix}/{n}" for n in found], time.time()
+        until = self.objects.each(names, lambda n: _until(self.objects.get(f"{_FOLDER}/{n}")))
+        told = list(zip(names, until, strict=True))
+        self.objects.delete(f"{_FOLDER}/{n}" for n, end in told if 0 < end < now - _OLD)
+        return [n for n, end in told if end > now]
+
+    def _taken(self, name: str, token: str) -> float | None:
+        """When `name` was taken; None where another one has it."""
+        key, text = f"{_FOLDER}/{name}", _Text(token)
+        if self.objects.create(key, text):
+            return text.at
+        if _until(self.objects.get(key)) > time.time():
+            return None
         # Its holder is gone: whoever writes last has it.
-        begun = time.monotonic()
-        self.objects.put(key, _text(token))
-        time.sleep(0.2 + 2 * (time.monotonic() - begun))
-        now = self.objects.get(key)
-        return now is not None and json.loads(now)["token"] == token
+        begun = time.time()
+        at = self._written(name, token)
+        time.sleep(0.2 + 2 * (time.time() - begun))
+        return at if _token(self.objects.get(key)) == token else None
+
+    def _written(self, name: str, token: str) -> float:
+        """Write a lease; returns from when it counts."""
+        text = _Text(token)
+        self.objects.put(f"{_FOLDER}/{name}", text)
+        return text.at
 
     def _free(self, name: str, token: str) -> None:
         key = f"{_FOLDER}/{name}"
         with contextlib.suppress(UserError):
             # It ends by itself where the store is away.
-            found = self.objects.get(key)
-            if found is not None and json.loads(found)["token"] == token:
+            if _token(self.objects.get(key)) == token:
                 self.objects.delete([key])
-
-    @staticmethod
-    def _living(data: bytes | None) -> bool:
-        return data is not None and float(json.loads(data)["until"]) > time.time()
 
     def _renew(self) -> None:
         while True:
             time.sleep(EVERY)
             with self._lock:
-                held = dict(self._held)
-            self.objects.each(held.items(), lambda lease: self._renewed(*lease))
+                due = [(name, lease) for name, lease in self._held.items() if lease.going < _AT_ONCE]
+                for _, lease in due:
+                    lease.going += 1
+            for name, lease in due:
+                threading.Thread(
+                    target=self._renewed, args=(name, lease), name=f"lease {name}", daemon=True
+                ).start()
 
-    def _renewed(self, name: str, token: str) -> None:
-        # One that could not be renewed ends; whoever computes the same then harms nothing.
-        begun = time.time()
+    def _renewed(self, name: str, lease: _Held) -> None:
         try:
-            self.objects.put(f"{_FOLDER}/{name}", _text(token))
+            found = self.objects.get(f"{_FOLDER}/{name}")
+            if found is not None and _token(found) != lease.token:
+                # Somebody else took it once it had ended: it is theirs.
+                lease.broken = True
+                return
+            at = self._written(name, lease.token)
         except Exception as e:
-            # Whatever it is, the other leases and the next try must not end with it.
+            # Whatever it is, the next try must come. One that is not renewed ends: who then computes the same
+            # harms nothing.
             _LOG.warning("the lease %s could not be renewed: %s", name, e)
             return
-        self._renewed_at[name] = begun
-        if self._held.get(name) != token:
+        finally:
+            lease.going -= 1
+        lease.broken = lease.broken or at - lease.at >= LASTS
+        lease.at = max(lease.at, at)
+        if self._held.get(name) is not lease:
             # Freed meanwhile.
-            self._free(name, token)
+            self._free(name, lease.token)
 
 
-def _text(token: str) -> bytes:
-    return json.dumps({"token": token, "until": time.time() + LASTS}).encode()
+class _Text:
+    """What a lease says as of the moment it is written: a store that was away must not get an old one."""
+
+    def __init__(self, token: str) -> None:
+        self.token, self.at = token, time.time()
+
+    def __call__(self) -> bytes:
+        self.at = time.time()
+        return json.dumps({"token": self.token, "until": self.at + LASTS}).encode()
+
+
+def _until(data: bytes | None) -> float:
+    return 0.0 if data is None else float(json.loads(data)["until"])
+
+
+def _token(data: bytes | None) -> str | None:
+    return None if data is None else str(json.loads(data)["token"])

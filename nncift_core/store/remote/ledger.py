@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from nncift_core.errors import UserError
 from nncift_core.store.remote.journal import Seen
 
 _TABLES = """
@@ -27,14 +29,24 @@ class Ledger:
         self.path = path
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self, check_same_thread: bool = True) -> Iterator[sqlite3.Connection]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(self.path, timeout=120)) as con:
-            # It can be had again from the store.
-            con.execute("PRAGMA synchronous = OFF")
-            con.executescript(_TABLES)
-            with con:
-                yield con
+        connected = sqlite3.connect(self.path, timeout=120, check_same_thread=check_same_thread)
+        with contextlib.closing(connected) as con:
+            try:
+                # It can be had again from the store.
+                con.execute("PRAGMA synchronous = OFF")
+                con.executescript(_TABLES)
+                with con:
+                    yield con
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as e:
+                raise UserError(
+                    f"is damaged ({e})",
+                    file=self.path,
+                    mend=f"All is in the store: delete this machine's copy, {self.path.parent.parent}",
+                ) from None
 
     def seen(self) -> Seen:
         """What of the journal was seen."""
@@ -64,7 +76,25 @@ class Ledger:
         with self._open() as con:
             con.executemany(_LATER, changes)
 
-    def is_new_line(self, name: str) -> bool:
-        """Whether the line of this change was not added yet; asked once."""
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Callable[[str], str]]:
+        """A function, for any thread, that tells which change of a path is in force ("" for none)."""
+        lock = threading.Lock()
+        with self._open(check_same_thread=False) as con:
+
+            def name(path: str) -> str:
+                with lock:
+                    found = con.execute("SELECT name FROM last WHERE path = ?", (path,)).fetchone()
+                return str(found[0]) if found else ""
+
+            yield name
+
+    def has_line(self, name: str) -> bool:
+        """Whether the line of this change was added."""
         with self._open() as con:
-            return con.execute("INSERT OR IGNORE INTO line VALUES (?)", (name,)).rowcount == 1
+            return con.execute("SELECT 1 FROM line WHERE name = ?", (name,)).fetchone() is not None
+
+    def note_line(self, name: str) -> None:
+        """The line of this change was added."""
+        with self._open() as con:
+            con.execute("INSERT OR IGNORE INTO line VALUES (?)", (name,))

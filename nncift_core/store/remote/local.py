@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def read(path: Path) -> bytes | None:
     """A file's bytes; None where there is none."""
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -57,6 +57,26 @@ def write(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     part.write_bytes(data)
     os.replace(part, path)
+
+
+def add_line(root: Path, path: Path, line: bytes) -> None:
+    """Add a whole line to a file that only grows, on disk when this returns."""
+    with document_turn(root, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as f:
+            # What a kill tore stays a line of its own.
+            if f.tell():
+                f.seek(-1, os.SEEK_END)
+                line = line if f.read(1) == b"\n" else b"\n" + line
+            f.write(line)
+            f.flush()
+            os.fsync(f.fileno())
+
+
+def document_turn(root: Path, path: Path) -> AbstractContextManager[None]:
+    """Change a document alone; within `artifact_turn`, where both are held."""
+    relative = path.relative_to(root).as_posix()
+    return locked(root / "locks" / f"document-{hashlib.sha256(relative.encode()).digest()[0] % 32:02d}.lock")
 
 
 @contextmanager

@@ -8,9 +8,9 @@ files, which stand for them until somebody reads them. A mirror may be deleted w
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
+import logging
 import os
 import threading
 import time
@@ -22,8 +22,9 @@ from typing import Any
 
 from nncift_core.errors import IntegrityError, UserError
 from nncift_core.store.locks import locked
-from nncift_core.store.remote import untold
-from nncift_core.store.remote.journal import MANY, Change, Journal
+from nncift_core.store.remote import incoming, untold
+from nncift_core.store.remote.address import VARIABLE
+from nncift_core.store.remote.journal import MANY, Journal
 from nncift_core.store.remote.leases import Leases
 from nncift_core.store.remote.ledger import Ledger
 from nncift_core.store.remote.local import (
@@ -40,14 +41,13 @@ from nncift_core.store.remote.objects import Objects
 
 MARK = "nncift.json"
 FOLDER = "mirror"
-# Payloads that are fetched when they are read: all of these folders, and large ones of the others.
-_SHARDS = ("exact", "estimates", "embeddings", "features")
-_LARGE = ("states", "adapters", "classifiers")
-_LARGE_BYTES = 1_000_000
 # What is of this machine alone.
 _OWN = ("locks", "tmp", FOLDER, MARK, "calibration.json")
 # Longer documents are objects of their own.
 _INLINE = 32_768
+# Seconds by which a machine's clock may be off before it is told.
+_CLOCK = 5.0
+_LOG = logging.getLogger("nncift.store")
 
 
 class Mirror:
@@ -86,7 +86,7 @@ class Mirror:
     def share(self, path: Path, text: str) -> tuple[str, str] | None:
         """Put a document that is to stand at `path` into the store, if others need it; or a manifest, whose
         payload is there. Called before it counts here; the answer is for `note`, once it does."""
-        relative = self._shared(path)
+        relative = self.shared(path)
         if relative is None:
             return None
         if relative.endswith(MANIFEST_SUFFIX):
@@ -99,13 +99,17 @@ class Mirror:
         return self._told({"path": relative, "text": text})
 
     def share_line(self, path: Path, line: str) -> None:
-        """Tell others of a line that is added to the file at `path`."""
-        self.journal.append({"path": path.relative_to(self.root).as_posix(), "line": line})
+        """Tell others of a line that was added to the file at `path`; at the next look, where the store is
+        away now. Raises UserError then."""
+        body = {"path": path.relative_to(self.root).as_posix(), "line": line}
+        note = untold.keep(self, body)
+        self.journal.append(body)
+        note.unlink(missing_ok=True)
 
     def forget(self, path: Path) -> tuple[str, str] | None:
         """Take a document out of the store, or a payload's manifest (`discard` takes the payload); the file
         here stays. The answer is for `note`, once it is gone."""
-        relative = self._shared(path)
+        relative = self.shared(path)
         if relative is None:
             return None
         change = self._told({"path": relative.removesuffix(MANIFEST_SUFFIX), "removed": True})
@@ -124,9 +128,11 @@ class Mirror:
         self.objects.delete([key_of(artifact, sha256)])
 
     def _told(self, body: dict[str, Any]) -> tuple[str, str]:
-        return str(body["path"]), self.journal.append(body)
+        path = str(body["path"])
+        return path, self.journal.append(body, after=self.ledger.in_force([path]).get(path, ""))
 
-    def _shared(self, path: Path) -> str | None:
+    def shared(self, path: Path) -> str | None:
+        """The path by which all machines know a file; None for one that is of this machine alone."""
         parts = path.relative_to(self.root).parts
         asked = parts[0] == "tmp" and parts[-1].startswith("group-")
         return None if parts[0] in _OWN and not asked else "/".join(parts)
@@ -142,7 +148,7 @@ class Mirror:
                 seen = self.ledger.seen()
                 changes, now = self.journal.follow(seen)
                 if changes or now != seen:
-                    self._apply(changes)
+                    incoming.apply(self, changes)
                     self.ledger.save(now)
             self._pulled = begun
         if len(now.new) > MANY:
@@ -155,65 +161,20 @@ class Mirror:
         except _Taken:
             return
 
-    def _apply(self, changes: list[Change]) -> None:
-        # Of each path the last word counts, wherever it comes from and whenever; lines all count.
-        last = {str(c.body["path"]): c for c in changes if "line" not in c.body}
-        known = self.ledger.in_force(last)
-        todo = {path: c for path, c in last.items() if c.name > known.get(path, "")}
-        self.objects.each(todo.values(), self._put)
-        self.ledger.note((path, c.name) for path, c in todo.items())
-        mine = self.origin
-        for c in changes:
-            if "line" in c.body and c.origin != mine and self.ledger.is_new_line(c.name):
-                self._add_line(c)
-
-    def _put(self, change: Change) -> None:
-        body, path = change.body, self.root / change.body["path"]
-        if "removed" in body:
-            with artifact_turn(self.root, body["path"]):
-                manifest_path(path).unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
-        elif "manifest" in body:
-            self._put_payload(path, body["manifest"])
-        elif (data := self._document(body)) is not None:
-            write(path, data)
-
-    def _document(self, body: dict[str, Any]) -> bytes | None:
-        if "text" in body:
-            return str(body["text"]).encode("utf-8")
-        return self.objects.get(body["object"])
-
-    def _put_payload(self, path: Path, told: dict[str, Any]) -> None:
-        kind = told["artifact"].split("/")[0]
-        lazy = kind in _SHARDS or (kind in _LARGE and told["size"] > _LARGE_BYTES)
-        with artifact_turn(self.root, told["artifact"]):
-            if (own := told_of(path)) is not None and own["sha256"] == told["sha256"] and path.is_file():
-                return
-            if lazy:
-                # The old manifest must not stand beside the new file, not even a moment.
-                manifest_path(path).unlink(missing_ok=True)
-                write(path, b"")
-                write(manifest_path(path), json.dumps({**told, "stamp": None}).encode())
-        if not lazy:
-            self._download(path, told)
-
-    def _add_line(self, change: Change) -> None:
-        path = self.root / change.body["path"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            f.write(change.body["line"].encode("utf-8"))
-
     def fetch(self, path: Path) -> bool:
         """Bring the payload of `path` here anew; whether it is there and matches its manifest."""
         told = told_of(path)
-        if told is None or not self._download(path, told):
+        if told is None or not self.download(path, told):
             # Replaced meanwhile: then the new one counts.
             now = told_of(path)
-            return now is not None and now != told and self._download(path, now)
+            return now is not None and now != told and self.download(path, now)
         return True
 
-    def _download(self, path: Path, told: dict[str, Any]) -> bool:
+    def download(self, path: Path, told: dict[str, Any]) -> bool:
+        """Bring the payload that a manifest tells of here, with the manifest; whether it is right.
+
+        Where a later one stands at `path`, that stays.
+        """
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -264,7 +225,9 @@ class Mirror:
 
         None where there is none. Raises UserError where the place is in other use or cannot be written.
         """
-        data = self._mark or self.objects.get(MARK)
+        data, own = self._mark or self.objects.get(MARK), read(self.root / MARK)
+        if data is None and own is not None and make is not None:
+            raise self._another("nothing is there any more")
         if data is None and make is not None:
             # Somebody else may be making it at this moment.
             if not self.objects.is_empty() and self.objects.get(MARK) is None:
@@ -273,15 +236,34 @@ class Mirror:
                     file=self.url,
                     mend="Choose a prefix of its own.",
                 )
-            self.objects.create(MARK, json.dumps(make()).encode())
+            self.objects.create(MARK, json.dumps({**make(), "id": uuid.uuid4().hex}).encode())
             data = self.objects.get(MARK)
         if data is None:
             return None
+        if own is None:
+            self._begun(data)
+        elif own != data:
+            raise self._another("another workspace was made there since")
         self._mark = data
-        if read(self.root / MARK) != data:
-            write(self.root / MARK, data)
         found: dict[str, Any] = json.loads(data)
         return found
+
+    def _begun(self, mark: bytes) -> None:
+        try:
+            write(self.root / MARK, mark)
+        except OSError as e:
+            raise UserError(
+                f"this machine's copy of {self.url} cannot be written ({e.strerror})",
+                file=self.root,
+                mend=f"Set {VARIABLE} to a folder that can be written.",
+            ) from None
+
+    def _another(self, why: str) -> UserError:
+        return UserError(
+            f"this machine has a copy of a workspace that was in the store, but {why}",
+            file=self.url,
+            mend=f"Mend --workspace; or, if the new one is meant, delete the copy: {self.root}",
+        )
 
     def check_writable(self) -> None:
         """Write and delete an object, once. Raises UserError where these credentials may not."""
@@ -289,8 +271,15 @@ class Mirror:
             return
         key = f"checks/{uuid.uuid4().hex}"
         self.objects.put(key, b"")
+        off = self.objects.clock_off(key)
         self.objects.delete([key])
         self._writable = True
+        if abs(off) > _CLOCK:
+            way = "ahead of" if off > 0 else "behind"
+            _LOG.warning(
+                "this machine's clock is %.0f s %s that of %s: set it right, for machines whose clocks "
+                "do not agree within seconds take each other for dead", abs(off), way, self.url,
+            )  # fmt: skip
 
     def _turn(self, name: str) -> contextlib.AbstractContextManager[None]:
         return locked(self.own / f"{name}.lock")

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from nncift_core.errors import UserError
 
 T = TypeVar("T")
 S = TypeVar("S")
+# Callable: asked anew for each try.
+Data = bytes | Callable[[], bytes]
 
 _LOG = logging.getLogger("nncift.store")
 # Seconds that a store may stay away: at first contact, and in the middle of work.
@@ -38,6 +41,7 @@ _MENDS = {
     "PermanentRedirect": "Check the region (AWS_REGION) and the endpoint (AWS_ENDPOINT_URL).",
     "AccessDenied": "Give the credentials the right to list, read, write and delete below this URL.",
     "AllAccessDisabled": "Give the credentials the right to list, read, write and delete below this URL.",
+    "RequestTimeTooSkewed": "Set this machine's clock right: the store refuses requests of another time.",
     "MethodNotAllowed": "The store is read-only; give a URL where these credentials may write.",
 }
 # Where exceptions of stores' libraries come from that are none of the program's faults.
@@ -52,6 +56,8 @@ _LIBRARIES = {
     "azure",
     "adlfs",
 }
+# How stores say that a name is taken which was to be new.
+_TAKEN = {"PreconditionFailed", "412"}
 # Names of exceptions that no second try mends.
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError",
                    "SSOTokenLoadError", "UnauthorizedSSOTokenError", "CredentialRetrievalError"}  # fmt: skip
@@ -120,30 +126,37 @@ class Objects:
 
         return self._tried(f"read {key}", read)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Data) -> None:
         """Write an object; what had its name is replaced."""
-        self._tried(f"write {key}", lambda: self.fs.pipe_file(self.path(key), data))
+        self._tried(f"write {key}", lambda: self.fs.pipe_file(self.path(key), _bytes(data)))
 
     def upload(self, path: Path, key: str) -> None:
         """Write the file `path` as an object. Raises FileNotFoundError where there is no such file."""
         path.stat()
         self._tried(f"write {key}", lambda: self.fs.put_file(str(path), self.path(key)))
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: Data) -> bool:
         """Write an object unless its name is taken; whether it was written.
 
         Answered "taken" also where an earlier try of this call came through whose answer was lost: whoever
         must know compares the object's bytes with `data`.
         """
+        tried: list[bytes] = []
 
         def write() -> bool:
+            tried.append(_bytes(data))
             try:
-                self.fs.pipe_file(self.path(key), data, mode="create")
+                self.fs.pipe_file(self.path(key), tried[-1], mode="create")
             except FileExistsError:
                 return False
+            except OSError as e:
+                # s3fs knows the answer by a field that not every store gives.
+                if _code(e) in _TAKEN:
+                    return False
+                raise
             return True
 
-        return self._tried(f"write {key}", write) or self.get(key) == data
+        return self._tried(f"write {key}", write) or self.get(key) in tried
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; one that is not there is no fault."""
@@ -158,6 +171,15 @@ class Objects:
             return sorted(str(path)[start:] for path in found)
 
         return self._tried(f"list {prefix}", listed)
+
+    def clock_off(self, key: str) -> float:
+        """By how many seconds this machine's clock is ahead of the store's, by an object written just now; 0
+        where that cannot be told."""
+        try:
+            made: datetime = self.fs.modified(self.path(key))
+        except (NotImplementedError, OSError, KeyError):
+            return 0.0
+        return time.time() - made.timestamp()
 
     def is_empty(self) -> bool:
         """Whether nothing lies below the URL."""
@@ -218,6 +240,9 @@ class Objects:
             )
         if code in _MENDS:
             return UserError(f"cannot {what}: {code}", file=self.url, mend=_MENDS[code])
+        if isinstance(e, PermissionError) and e.filename is not None:
+            # A file of this machine, not an object.
+            return UserError(f"cannot {what}: {e.strerror}", file=e.filename, mend="Mend the rights there.")
         if isinstance(e, PermissionError):
             why = f"{code or 'access denied'}"
             return UserError(f"cannot {what}: {why}", file=self.url, mend=_MENDS["AccessDenied"])
@@ -230,6 +255,10 @@ class Objects:
             file=self.url,
             mend="Check the endpoint (AWS_ENDPOINT_URL) and the network; what is stored stays.",
         )
+
+
+def _bytes(data: Data) -> bytes:
+    return data() if callable(data) else data
 
 
 def _code(e: BaseException | None) -> str:
