@@ -116,7 +116,7 @@ def _limit(client: SyncPrefectClient, name: str) -> None:
     """
     client.upsert_global_concurrency_limit_by_name(name, limit=1)
     running = FlowRunFilter(
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])),
         tags=FlowRunFilterTags(all_=["nncift"]),
     )
     taken = client.read_global_concurrency_limit_by_name(name).active_slots

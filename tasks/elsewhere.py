@@ -21,19 +21,20 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling
 
 from nncift_core import __version__
 from nncift_core.errors import UserError
 from nncift_core.execution.failures import WorkerLost, unpacked
 from nncift_core.execution.job import BaseJob
+from nncift_core.hashing import digest
 from nncift_core.store.files import delete, made_in, write_json
 from tasks.current import current
 from tasks.progress import say
 
 # Seconds: between two looks at a group; a group may wait for a worker before that is said; the server may be
-# out of reach before the group counts as lost.
-_LOOK, _PATIENT, _UNREACHED = 2.0, 60.0, 180.0
+# out of reach before the group counts as lost; a worker may take to start what it took.
+_LOOK, _PATIENT, _UNREACHED, _STARTS = 2.0, 60.0, 600.0, 300.0
 # In the metadata of a group's progress artifact: items done.
 ITEMS = "items"
 
@@ -48,11 +49,16 @@ class Group:
     shards: list[dict[str, Any]]
     given: dict[str, Any]
 
+    @property
+    def ticket(self) -> str:
+        """What this run calls the group: another run may ask for the same shards."""
+        return digest([self.key, made_in(self.job.ws.root)])
+
     def message(self) -> dict[str, Any]:
         """As JSON, for `flows.shard_groups`."""
         return {
             "name": self.name,
-            "key": self.key,
+            "ticket": self.ticket,
             "kind": self.job.kind,
             "job": self.job.model_dump(mode="json"),
             "shards": self.shards,
@@ -89,7 +95,7 @@ def compute_elsewhere(group: Group, title: str) -> dict[str, Any]:
     """
     ws, deployment = group.job.ws, group.job.config.execution.workers.deployment
     with _written(group), ws.marked() as mark, get_client(sync_client=True) as client:
-        asked = {"workspace": ws.address, "key": group.key, "mark": mark, "version": __version__}
+        asked = {"workspace": ws.address, "key": group.ticket, "mark": mark, "version": __version__}
         try:
             # `run_deployment` answers at once with the flow run: nothing is waited for.
             run: Any = run_deployment(
@@ -111,7 +117,7 @@ def compute_elsewhere(group: Group, title: str) -> dict[str, Any]:
 def _written(group: Group) -> Iterator[None]:
     """The group as a file of the workspace, while it is computed: thousands of row ids are no parameters of a
     flow run, which a server keeps."""
-    path = group.job.ws.group_file(group.key)
+    path = group.job.ws.group_file(group.ticket)
     write_json(path, group.message())
     try:
         yield
@@ -122,6 +128,7 @@ def _written(group: Group) -> Iterator[None]:
 def _awaited(client: SyncPrefectClient, run: UUID) -> tuple[FlowRun, int]:
     """The flow run once it is over, and how many of its items were told as progress."""
     begun, reached, told, waits = time.monotonic(), time.monotonic(), 0, False
+    pending: float | None = None
     while True:
         try:
             found, items = client.read_flow_run(run), _items(client, run)
@@ -129,12 +136,21 @@ def _awaited(client: SyncPrefectClient, run: UUID) -> tuple[FlowRun, int]:
         except (httpx.HTTPError, PrefectException) as e:
             if time.monotonic() - reached > _UNREACHED:
                 raise WorkerLost(f"the Prefect server does not answer ({type(e).__name__})") from None
+            # A stop is heard meanwhile.
+            current.advance(0)
             time.sleep(_LOOK)
             continue
         current.advance(max(0, items - told))
         told = max(told, items)
         if found.state is not None and found.state.is_final():
             return found, told
+        # Of a worker that died before the flow began nobody hears again.
+        is_pending = found.state is not None and found.state.is_pending()
+        pending = (pending or time.monotonic()) if is_pending else None
+        if pending is not None and time.monotonic() - pending > _STARTS:
+            raise WorkerLost(
+                f"a worker took flow run {found.name}, and did not start it within {_STARTS:.0f} s"
+            )
         if found.start_time is None and not waits and time.monotonic() - begun > _PATIENT:
             waits = True
             say(f"{found.name} waits for a worker of the work pool {found.work_pool_name}")
@@ -160,7 +176,9 @@ def _outcome(run: FlowRun, told: int) -> dict[str, Any]:
     except (ValueError, AttributeError):
         done, error = None, None
     if error is not None:
-        raise unpacked(error)
+        failed = unpacked(error)
+        failed.computed = int(said.get("computed", 0))  # type: ignore[attr-defined]
+        raise failed
     if done is None or not state.is_completed():
         raise WorkerLost(
             f"flow run {run.name} ended as {state.name}: {(state.message or 'no message')[:300]}"
@@ -174,7 +192,11 @@ def _cancel(client: SyncPrefectClient, run: UUID) -> None:
     """Ask the worker to end a flow run that nobody waits for any more; one that is over stays as it is."""
     try:
         state = client.read_flow_run(run).state
-        if state is not None and not state.is_final():
-            client.set_flow_run_state(run, Cancelling(message="nobody waits for it any more"))
+        why = "nobody waits for it any more"
+        if state is not None and state.is_pending():
+            # Nothing runs that could end it.
+            client.set_flow_run_state(run, Cancelled(message=why), force=True)
+        elif state is not None and not state.is_final():
+            client.set_flow_run_state(run, Cancelling(message=why))
     except (httpx.HTTPError, PrefectException) as e:
         say(f"flow run {run} could not be cancelled ({type(e).__name__})")

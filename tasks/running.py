@@ -11,6 +11,7 @@ from prefect.futures import PrefectFuture
 
 from nncift_core.config_execution import ExecutionConfig
 from nncift_core.errors import RunError, UserError
+from nncift_core.execution.failures import Unfit
 from nncift_core.execution.job import BaseJob
 from nncift_core.execution.pool import pool_of
 from nncift_core.hashing import digest
@@ -113,6 +114,10 @@ def _outcome(stage: str, submitted: list[tuple[str, list[dict[str, Any]], Prefec
             computed += computed_before(key)
         else:
             computed, peak = computed + found["computed"], max(peak, found["peak_rss_mb"])
+    unfit = [e for e in reasons.values() if isinstance(e, Unfit)]
+    if unfit and len(unfit) == len(submitted):
+        # No machine could take part.
+        raise unfit[0].wrong
     if reasons:
         raise ShardsFailed(stage, len(submitted), reasons, Outcome(computed, peak))
     return Outcome(computed, peak)

@@ -41,12 +41,22 @@ def shard_task(name: str, compute: Compute) -> Task[..., Any]:
 
     def run(key: str, job: BaseJob, shards: list[dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
         if job.config.execution.runner == "prefect":
-            return compute_elsewhere(Group(name, key, job, shards, given), group_name(shards))
+            return _elsewhere(Group(name, key, job, shards, given))
         return compute_group(name, key, job, shards, given)
 
     run.__name__ = name.replace("-", "_")
     run.__doc__ = f"Compute shards of the stage {name}."
     return stage_task(name, lambda p: f"{name} {group_name(p['shards'])}")(run)
+
+
+def _elsewhere(group: Group) -> dict[str, Any]:
+    """A group on a Prefect worker; what failed tries of it had finished counts."""
+    try:
+        found = compute_elsewhere(group, group_name(group.shards))
+    except Exception as e:
+        _BEFORE[group.key] += getattr(e, "computed", 0)
+        raise
+    return {**found, "computed": found["computed"] + _BEFORE.pop(group.key, 0)}
 
 
 def compute_group(

@@ -31,6 +31,18 @@ class WorkerLost(ShardError):
     """A worker process died, or was ended because it made no progress."""
 
 
+class NoRoom(Exception):
+    """A slot has no place to compute yet, and another one is free: the shard goes there."""
+
+
+class Unfit(ShardError):
+    """A machine cannot take part, but another one may: worth another try. wrong: what there is to mend."""
+
+    def __init__(self, wrong: UserError) -> None:
+        self.wrong = wrong
+        super().__init__(str(wrong))
+
+
 class Stopped(Exception):
     """Somebody has stopped the run: work in flight ends at its next progress."""
 
@@ -53,6 +65,8 @@ def is_permanent(error: BaseException) -> bool:
 
 def packed(error: BaseException) -> dict[str, Any]:
     """`error` as JSON, for `unpacked` in another process."""
+    if isinstance(error, Unfit):
+        return {**packed(error.wrong), "kind": "unfit"}
     if isinstance(error, UserError):
         places = {"file": error.file, "line": error.line, "row": error.row, "field": error.field}
         return {"kind": "user", "what": error.what, "mend": error.mend, **places}
@@ -68,8 +82,9 @@ def unpacked(found: dict[str, Any]) -> Exception:
     """The error that `packed` wrote; one of a library becomes a `ShardError` with its traceback as a note."""
     found = dict(found)
     kind = found.pop("kind")
-    if kind == "user":
-        return UserError(found.pop("what"), **found)
+    if kind in ("user", "unfit"):
+        wrong = UserError(found.pop("what"), **found)
+        return wrong if kind == "user" else Unfit(wrong)
     if kind == "integrity":
         return IntegrityError(found["text"])
     error = ShardError(found["text"], permanent=found["permanent"])

@@ -16,7 +16,7 @@ from nncift_core.config import Config
 from nncift_core.config_execution import ExecutionConfig, WorkersConfig
 from nncift_core.devices import resolve_devices, usable_cores
 from nncift_core.execution import models
-from nncift_core.execution.failures import is_permanent
+from nncift_core.execution.failures import NoRoom, is_permanent
 from nncift_core.execution.job import AnyConfig
 from nncift_core.execution.models import Slot
 from nncift_core.execution.process import AnyWorker, Held, Worker
@@ -46,6 +46,7 @@ class DevicePool:
         self.retired: list[Slot] = []
         self._free = list(self.slots)
         self._changed = threading.Condition()
+        self._without_room: set[int] = set()
         self._failed_on: dict[str, set[int]] = defaultdict(set)
         self._in_a_row: dict[int, set[str]] = defaultdict(set)
         self._workers = {slot.number: Held(self._start) for slot in self.slots}
@@ -72,14 +73,18 @@ class DevicePool:
         key: of the shard, the same for every try. Raises what the shard raised, and WorkerLost when its
         process died or hung; a new process then takes its place.
         """
-        with self._taken(key, progress) as slot:
-            try:
-                done = self._compute(request, slot, progress)
-            except Exception as e:
-                self._note_failure(slot, key, e)
-                raise
-            self._in_a_row[slot.number].clear()
-            return {"device": slot.device, **done}
+        while True:
+            with self._taken(key, progress) as slot:
+                try:
+                    done = self._compute(request, slot, progress)
+                except NoRoom:
+                    self._without_room.add(slot.number)
+                    continue
+                except Exception as e:
+                    self._note_failure(slot, key, e)
+                    raise
+                self._in_a_row[slot.number].clear()
+                return {"device": slot.device, **done}
 
     def _compute(self, request: Request, slot: Slot, progress: Progress) -> dict[str, Any]:
         if self.isolation == "thread":
@@ -106,7 +111,9 @@ class DevicePool:
         finally:
             with self._changed:
                 # The one that was used last is the next: its process has its models loaded.
-                self._free.insert(0, slot)
+                at = len(self._free) if slot.number in self._without_room else 0
+                self._without_room.discard(slot.number)
+                self._free.insert(at, slot)
                 self._changed.notify_all()
 
     def _fitting(self, key: str) -> Slot | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 from nncift_core import __version__
 from nncift_core.config_execution import RayConfig
 from nncift_core.errors import UserError
-from nncift_core.execution.failures import WorkerLost, unpacked
+from nncift_core.execution.failures import NoRoom, Unfit, WorkerLost, unpacked
 from nncift_core.execution.models import Slot
 from nncift_core.execution.pool import DevicePool
 from nncift_core.execution.ray_cluster import Cluster
@@ -18,21 +21,27 @@ from nncift_core.execution.worker import message_of
 
 # Seconds between two looks at how far a shard is, and that an actor may take for a short answer.
 _LOOK, _ANSWER = 0.5, 30.0
+# Seconds that a slot is given to be placed before its shard may go to another one; until waiting is told.
+_PLACED, _PATIENT = 5.0, 60.0
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_LOG = logging.getLogger("nncift.execution")
 
 
 class RayWorker:
     """An actor seen from the flow: like `process.Worker`, on some machine of the cluster."""
 
-    def __init__(self, cluster: Cluster, slot: Slot) -> None:
+    def __init__(self, cluster: Cluster, slot: Slot, is_room: Callable[[], bool]) -> None:
+        """is_room: whether a slot that has its place is free."""
+        self._is_room = is_room
         self.slot, self.masked, self.alive, self.pid = slot, True, True, 0
         self._ray, self._cluster = cluster.ray, cluster
         self._actor = cluster.actor(slot.number)
-        self._known = False
+        self.known = False
         self._asked: Any = None
 
     def serve(self, request: Request, progress: Progress, hang_after: float) -> dict[str, Any]:
         """As `process.Worker.serve`. Waiting for room in the cluster is no hanging."""
-        if not self._known:
+        if not self.known:
             self._meet(request, progress)
         answer = self._actor.serve.remote(json.dumps(message_of(request)))
         last, signs = time.monotonic(), 0
@@ -57,27 +66,41 @@ class RayWorker:
         return done
 
     def _meet(self, request: Request, progress: Progress) -> None:
-        """Wait until the actor is placed, and see that it can do the work at all."""
+        """Wait until the actor is placed, and see that it can do the work at all.
+
+        Raises NoRoom once a slot that has its place is free: the cluster may never have room for more.
+        """
         ws = request.job.ws
         with ws.marked() as mark:
             answer = self._actor.about.remote(ws.address, mark)
+            begun, told = time.monotonic(), False
             while not self._ready(answer):
                 progress.advance(0)
+                waited = time.monotonic() - begun
+                if waited > _PLACED and self._is_room():
+                    raise NoRoom
+                if waited > _PATIENT and not told:
+                    told = True
+                    _LOG.warning("slot %d waits for room in the Ray cluster", self.slot.number)
             found = json.loads(self._get(answer))
         self.pid = found["pid"]
+        if "error" in found:
+            raise _unfit(unpacked(found["error"]), found["host"])
         if found["version"] != __version__:
-            raise UserError(
+            wrong = UserError(
                 f"{found['host']} has nncift {found['version']}, this machine {__version__}",
                 field="execution.ray",
                 mend="Install the same version on all machines of the cluster.",
             )
+            raise Unfit(wrong)
         if not found["sees"]:
-            raise UserError(
+            wrong = UserError(
                 f"{found['host']} does not see the workspace {ws.address}",
                 field="--workspace",
                 mend="Give a folder that all machines of the cluster share under this path.",
             )
-        self._known = True
+            raise Unfit(wrong)
+        self.known = True
 
     def _ready(self, answer: Any) -> bool:
         done, _ = self._ray.wait([answer], timeout=_LOOK)
@@ -90,7 +113,9 @@ class RayWorker:
             return text
         except self._ray.exceptions.RayError as e:
             self.alive = False
-            raise WorkerLost(f"the Ray worker was lost: {' '.join(str(e).split())[:400]}") from None
+            # The reason stands at the end of a traceback.
+            said = " ".join(_COLOURS.sub("", str(e)).split())[-400:]
+            raise WorkerLost(f"the Ray worker was lost: {said}") from None
 
     def _heard(self) -> dict[str, Any]:
         """Progress since the last look; nothing where the actor does not answer just now."""
@@ -107,7 +132,21 @@ class RayWorker:
         """End the actor at once, or its request for room."""
         self.alive = False
         if self._ray.is_initialized():
-            self._ray.kill(self._actor, no_restart=True)
+            try:
+                self._ray.kill(self._actor, no_restart=True)
+            except (self._ray.exceptions.RayError, ConnectionError) as e:
+                # With the connection the cluster ends it, too.
+                _LOG.warning("slot %d could not be ended (%s)", self.slot.number, type(e).__name__)
+
+
+def _unfit(error: Exception, host: str) -> Exception:
+    """What another machine may not lack; e.g. credentials."""
+    if not isinstance(error, UserError):
+        return error
+    where = UserError(
+        f"{host}: {error.what}", file=error.file, line=error.line, field=error.field, mend=error.mend
+    )
+    return Unfit(where)
 
 
 class RayPool(DevicePool):
@@ -130,7 +169,12 @@ class RayPool(DevicePool):
         return f"ray: {len(self.slots)} x {self.cluster.resources.told()}"
 
     def _start(self, slot: Slot, masked: bool) -> RayWorker:
-        return RayWorker(self.cluster, slot)
+        return RayWorker(self.cluster, slot, self._is_room)
+
+    def _is_room(self) -> bool:
+        with self._changed:
+            workers = [self._workers[slot.number].worker for slot in self._free if slot not in self.retired]
+        return any(isinstance(w, RayWorker) and w.known and w.alive for w in workers)
 
     def leave(self) -> None:
         """End the actors and the connection."""

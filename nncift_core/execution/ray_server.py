@@ -54,15 +54,12 @@ class Server:
         self.number, self.heard = number, Heard()
 
     def about(self, workspace: str, mark: str) -> str:
-        """Where this is, its version, and whether it sees the workspace that has `mark`."""
-        return json.dumps(
-            {
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "version": __version__,
-                "sees": Workspace(workspace).has_mark(mark),
-            }
-        )
+        """Where this is, its version, and whether it sees the workspace that has `mark` (or an error)."""
+        told = {"host": socket.gethostname(), "pid": os.getpid(), "version": __version__}
+        try:
+            return json.dumps({**told, "sees": Workspace(workspace).has_mark(mark)})
+        except Exception as e:
+            return json.dumps({**told, "error": packed(e)})
 
     def serve(self, message: str) -> str:
         """Compute a shard, as a local worker process does."""

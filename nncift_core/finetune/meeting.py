@@ -11,9 +11,10 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from nncift_core.errors import RunError, UserError
 from nncift_core.finetune.invitation import Invitation
@@ -22,6 +23,10 @@ from nncift_core.finetune.invitation import Invitation
 _BEAT_S, _SILENT_S, _ANSWER_S = 2.0, 60.0, 20.0
 # Seconds: to find out on whose side a training broke, and for guests to end theirs.
 _SHOWS_S, _FAREWELL_S = 3 * _BEAT_S, 10.0
+# Seconds for a word with a store whose machine may be frozen: its client would wait for a quarter of an hour.
+_WORD_S = 10.0
+
+T = TypeVar("T")
 
 
 class Broken(RunError):
@@ -135,15 +140,22 @@ class Guest:
         self._lost: str | None = None
 
     def refuse(self, why: str) -> None:
-        """Say that this host takes no part."""
-        self._store.set(f"refused/{self._store.add('refused', 1)}", why)
+        """Say that this host takes no part; in vain where the meeting is over."""
+        with contextlib.suppress(RuntimeError):
+            _within(lambda: self._store.set(f"refused/{self._store.add('refused', 1)}", why))
 
     def come(self) -> int | None:
-        """Take part; returns this host's number from 2 on, the job's being 1, None where all have come."""
-        number = int(self._store.add("came", 1))
-        if number > self._hosts - 1:
-            return None
-        self._store.set(f"name/{number}", socket.gethostname())
+        """Take part; returns this host's number from 2 on, the job's being 1, None where all have come.
+
+        Raises RunError where the meeting is over.
+        """
+        try:
+            number = int(_within(lambda: self._store.add("came", 1)))
+            if number > self._hosts - 1:
+                return None
+            _within(lambda: self._store.set(f"name/{number}", socket.gethostname()))
+        except RuntimeError:
+            raise RunError("it was over before this host came") from None
         self._number, self._heard = number, time.monotonic()
         threading.Thread(target=self._beat, daemon=True).start()
         return number + 1
@@ -164,15 +176,15 @@ class Guest:
 
     def watch(self) -> None:
         """Raise RunError once the job's host has ended the training, or is not heard of."""
-        if self._lost:
-            raise RunError(self._lost)
+        if self._lost is not None:
+            raise RunError(self._lost or "the job's host has ended the training")
         if time.monotonic() - self._heard > _SILENT_S:
             raise RunError(f"the job's host has not been heard of for {_SILENT_S:.0f} s")
 
     def _tell(self, key: str, text: str) -> None:
         with contextlib.suppress(RuntimeError):
-            # A job's host that has closed the meeting needs no farewell.
-            self._store.set(key, text)
+            # A job's host that has closed the meeting, or hears nobody, needs no farewell.
+            _within(lambda: self._store.set(key, text))
 
     def _beat(self) -> None:
         while self._lost is None and not self._over.wait(_BEAT_S):
@@ -189,18 +201,47 @@ class Guest:
 
 def find_meeting(asked: Invitation) -> Guest | None:
     """The link to the host that holds the meeting of `asked`; None where nobody holds it, or not yet."""
-    import torch.distributed as dist
-
     host, port = asked.rendezvous
     try:
         # The store's own client tries for long, and writes lines about it.
         with socket.create_connection((host, port), timeout=_BEAT_S):
             pass
-        store = _store(host, port)
-        found = _told(store, "training")
-    except (OSError, dist.DistError):
+        store, found = _within(lambda: _greeted(host, port))
+    except (OSError, RuntimeError):
         return None
     return Guest(store, asked.hosts) if found == asked.attempt else None
+
+
+def _greeted(host: str, port: int) -> tuple[Any, str | None]:
+    """The store at an address, and which training's it is."""
+    store = _store(host, port)
+    return store, _told(store, "training")
+
+
+class _NoWord(RuntimeError):
+    """The store does not answer."""
+
+
+def _within(do: Callable[[], T]) -> T:
+    """What `do` gives. Raises RuntimeError where that takes too long: `do` is then left to itself, because
+    nothing ends torch's client while it waits."""
+    found: list[T] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            found.append(do())
+        except Exception as e:
+            failed.append(e)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_WORD_S)
+    if failed:
+        raise failed[0]
+    if not found:
+        raise _NoWord
+    return found[0]
 
 
 def _opened(asked: Invitation) -> Any:

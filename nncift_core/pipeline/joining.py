@@ -56,8 +56,19 @@ def join(config: Config, ws: Workspace, say: Say, *, once: bool = False) -> None
             mend='Set hosts and rendezvous = "HOST:PORT", the same as where the job runs.',
         )
     over: set[str] = set()
-    waiting = False
+    waiting = away = False
+    ws.look()
     while True:
+        try:
+            ws.look()
+        except UserError as e:
+            # It could be read a moment ago, and will be again.
+            if not away:
+                say(f"the workspace is out of reach: {e}")
+            away = True
+            time.sleep(_LOOK_S)
+            continue
+        away = False
         found = _waiting_for_hosts(ws, over)
         if found is None:
             if not waiting:
@@ -79,8 +90,12 @@ def _joined(config: Config, asked: Invitation, guest: Guest, say: Say, once: boo
     except UserError as e:
         guest.refuse(str(e))
         raise
-    number = guest.come()
     name = f"training {asked.key[:16]}"
+    try:
+        number = guest.come()
+    except RunError as e:
+        say(f"{name}: {e}")
+        return False
     if number is None:
         say(f"{name} has its {asked.hosts} hosts")
         return False
@@ -93,7 +108,7 @@ def _joined(config: Config, asked: Invitation, guest: Guest, say: Say, once: boo
         done = take_part(asked, own, guest, _teller(name, say))
     except UserError:
         raise
-    except NnciftError as e:
+    except (NnciftError, OSError) as e:
         if once:
             raise RunError(f"{name}: {e}") from e
         say(f"{name} failed: {e}")
@@ -104,13 +119,12 @@ def _joined(config: Config, asked: Invitation, guest: Guest, say: Say, once: boo
 
 def _waiting_for_hosts(ws: Workspace, over: set[str]) -> tuple[Invitation, Guest] | None:
     """The newest training that waits for hosts, but for attempts in `over`, and the link to its host."""
-    ws.look()
     found = []
     for path in ws.tmp_dir.glob(ws.join_file("*").name):
         try:
             found.append(Invitation.from_json(json.loads(path.read_text(encoding="utf-8"))))
-        except FileNotFoundError:
-            # Over since.
+        except OSError:
+            # Over since; a shared folder may say so in other ways.
             continue
         except (ValueError, KeyError, TypeError) as e:
             raise UserError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ from stored_jobs import exact_job
 from nncift_core.config_execution import RayConfig
 from nncift_core.devices import usable_cores
 from nncift_core.errors import UserError
-from nncift_core.execution.failures import Stopped, WorkerLost
+from nncift_core.execution.failures import Stopped, Unfit, WorkerLost, is_permanent
 from nncift_core.execution.job import Job
 from nncift_core.execution.pool import DevicePool
+from nncift_core.pipeline.exact import plan_exact
 from nncift_core.store.workspace import Workspace
 
 pytestmark = pytest.mark.heavy
@@ -150,8 +153,9 @@ def test_a_workspace_that_a_machine_does_not_see_is_told(
         yield "seen-on-another-machine"
 
     monkeypatch.setattr(Workspace, "marked", elsewhere)
-    with pytest.raises(UserError, match="does not see the workspace"):
+    with pytest.raises(Unfit, match="does not see the workspace") as told:
         pool.run("x", exact_request(exact_job(tmp_path)), Steps())
+    assert not is_permanent(told.value), "another machine may"
 
 
 def test_resources_that_no_machine_has_are_told_at_once(cluster: Any) -> None:
@@ -167,6 +171,37 @@ def test_resources_that_no_machine_has_are_told_at_once(cluster: Any) -> None:
     waits = RayPool(RayConfig(address=cluster.address, num_gpus=2, slots=3))
     assert len(waits.slots) == 3, "with a number of slots the run waits for machines that come"
     waits.leave()
+
+
+def test_shards_whose_slots_find_no_room_go_to_those_that_have_it(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More slots than the cluster has room for, as while another job holds the rest."""
+    from nncift_core.execution import ray_pool
+
+    monkeypatch.setattr(ray_pool, "_PLACED", 0.2)
+    pool = ray_pool.RayPool(RayConfig(address=cluster.address, slots=3))
+    job = exact_job(tmp_path)
+    numbers = range(min(6, len(plan_exact(job.problem()).shards)))
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            asked = [threads.submit(pool.run, f"s{n}", exact_request(job, n), Steps()) for n in numbers]
+            done = [a.result(timeout=240) for a in asked]
+        assert all(d["computed"] > 0 for d in done)
+        assert len(pool.pids()) <= 2 and not pool._without_room
+    finally:
+        pool.leave()
+
+
+def test_what_a_machine_lacks_is_told_as_it_is(tmp_path: Path, pool: Any) -> None:
+    job = exact_job(tmp_path)
+    away = job.model_copy(update={"workspace": "nosuch://bucket/ws"})
+
+    worker = pool._start(pool.slots[0], True)
+    answer = json.loads(ray.get(worker._actor.about.remote(away.workspace, "mark")))
+    assert "cannot be read here" in answer["error"]["what"] and answer["host"]
+    worker.kill()
+    assert pool.run("x", exact_request(job), Steps())["computed"] == 96
 
 
 def test_a_wrong_address_ends_before_any_work(make_project: Any) -> None:

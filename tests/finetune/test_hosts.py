@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ from nncift_core.finetune import Diverged, FineTuned, fine_tune, fine_tune_key
 from nncift_core.finetune.checkpoints import State, spread
 from nncift_core.finetune.hosts import hosts_launcher
 from nncift_core.finetune.invitation import Invitation, invitation, invited_config
-from nncift_core.finetune.meeting import Meeting, find_meeting
+from nncift_core.finetune.meeting import Broken, Guest, Meeting, find_meeting
 from nncift_core.finetune.world import World
 from nncift_core.pipeline.downstream import check_student
 from nncift_core.pipeline.joining import inviting, join
@@ -271,6 +273,89 @@ def test_a_guest_is_told_why_the_job_gave_up() -> None:
         raise RunError("the disk is full")
     with pytest.raises(RunError, match="the job's host has ended the training: the disk is full"):
         guest_here.watch()
+
+
+def test_an_end_without_a_reason_is_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nncift_core.finetune.meeting._BEAT_S", 0.05)
+    asked = invitation(together(), ROWS, 0, "cpu")
+    with pytest.raises(Broken), Meeting(asked):
+        guest_here = find_meeting(asked)
+        assert guest_here is not None and guest_here.come() == 2
+        raise Broken("a process died")
+    deadline = time.monotonic() + 20
+    with pytest.raises(RunError, match="the job's host has ended the training$"):
+        while time.monotonic() < deadline:
+            guest_here.watch()
+            time.sleep(0.05)
+
+
+def test_a_job_that_freezes_holds_no_guest_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its store takes connections and never answers; torch's client waits for a quarter of an hour."""
+    monkeypatch.setattr("nncift_core.finetune.meeting._WORD_S", 0.5)
+    frozen, free = threading.Event(), threading.Event()
+
+    class Frozen:
+        """A link whose every word waits, once the other side stands still."""
+
+        def add(self, key: str, amount: int) -> int:
+            return 1
+
+        def check(self, keys: list[str]) -> bool:
+            return False
+
+        def set(self, key: str, text: str) -> None:
+            if frozen.is_set():
+                free.wait(60)
+
+    guest_here = Guest(Frozen(), 2)
+    assert guest_here.come() == 2
+    frozen.set()
+    begun = time.monotonic()
+    guest_here.leave("no memory")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        assert find_meeting(invitation(together(rendezvous=f"127.0.0.1:{port}"), ROWS, 0, "cpu")) is None
+    assert time.monotonic() - begun < 20
+    free.set()
+
+
+def test_a_meeting_that_ends_before_a_host_comes_ends_nothing_else(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = invitation(together(), ROWS, 0, "cpu")
+    said: list[str] = []
+    meeting = Meeting(asked)
+    meeting.__enter__()
+
+    def late(config: Config, asked: Invitation) -> Config:
+        del meeting._store
+        return config
+
+    def stop(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nncift_core.pipeline.joining.invited_config", late)
+    monkeypatch.setattr("nncift_core.pipeline.joining.time.sleep", stop)
+    with inviting(ws)(asked), pytest.raises(KeyboardInterrupt):
+        join(together(), ws, said.append)
+    assert "was over before this host came" in said[0] and said[1].startswith("waiting for trainings")
+
+
+def test_a_workspace_that_is_out_of_reach_is_waited_for(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    looks = iter([None, UserError("away"), UserError("away"), None, KeyboardInterrupt()])
+
+    def look(self: Workspace) -> None:
+        if (found := next(looks)) is not None:
+            raise found
+
+    monkeypatch.setattr(Workspace, "look", look)
+    monkeypatch.setattr("nncift_core.pipeline.joining.time.sleep", lambda seconds: None)
+    with pytest.raises(KeyboardInterrupt):
+        join(together(), ws, said.append)
+    assert len(said) == 2 and said[0].startswith("the workspace is out of reach: away")
 
 
 @pytest.mark.parametrize(
