@@ -24,6 +24,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Tests must neither touch the user's Prefect home nor send anything anywhere.
 os.environ["DO_NOT_TRACK"] = "1"
+# Ray would make a token in the user's home, and clusters of before and after it would not know each other.
+os.environ["RAY_AUTH_MODE"] = "disabled"
 # As the command line does (flows/__init__.py), before any test imports torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"

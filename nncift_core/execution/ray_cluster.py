@@ -22,6 +22,7 @@ from nncift_core.errors import UserError
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 _FIELD = "execution.ray.address"
+_CLIENT_TRIES = 3
 _GIB = 1 << 30
 
 
@@ -90,15 +91,33 @@ class Cluster:
             _reach(str(address), self.config.connect_s)
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         quiet |= {"include_dashboard": False} if address is None else {}
-        try:
-            self.ray.init(address=address or "local", namespace="nncift", **quiet)
-        except (ConnectionError, TimeoutError, RuntimeError, ValueError) as e:
-            # Ray raises RuntimeError for another version and ValueError for what is no cluster.
-            raise UserError(
-                f"no Ray cluster at {address or 'this machine'}: {' '.join(str(e).split())[:300]}",
-                field=_FIELD,
-                mend="Give the address that `ray start` or `ray status` shows, of the same version of Ray.",
-            ) from None
+        # A cluster under load may fail to start what serves a client, for which it allows itself 30 s.
+        tries = _CLIENT_TRIES if str(address).startswith("ray://") else 1
+        while True:
+            tries -= 1
+            try:
+                self.ray.init(address=address or "local", namespace="nncift", **quiet)
+                return
+            except (
+                ConnectionError,
+                TimeoutError,
+                RuntimeError,
+                ValueError,
+                self.ray.exceptions.RayError,
+            ) as e:
+                # Ray raises RuntimeError for another version and ValueError for what is no cluster.
+                self.ray.shutdown()
+                if tries == 0 or "client server failed" not in str(e):
+                    raise self._unreached(e) from None
+
+    def _unreached(self, e: Exception) -> UserError:
+        address = self.config.address
+        return UserError(
+            f"no Ray cluster at {address or 'this machine'}: {' '.join(str(e).split())[:300]}",
+            field=_FIELD,
+            mend="Give the address that `ray start` or `ray status` shows; Ray's version must be the same, and "
+            "its token where the cluster asks for one (docs/scale.md).",
+        )
 
     def machines(self) -> list[dict[str, Any]]:
         """Ray's records of the machines that live."""

@@ -86,12 +86,12 @@ def test_names_steer_nothing(browser: Browser, hostile: Valued, ui: str) -> None
 
 def test_lineage_is_drawn_with_the_data_sets_names(browser: Browser, hostile: Valued) -> None:
     browser.open(artifact_page(hostile, "/v2", "lineage"))
-    # In one script, as below: the page may draw the graph anew at any moment.
+    # In one script, as below: the page may draw the graph anew at any moment, and lays it out later.
     words, width, height, steering = browser.wait(
         lambda d: d.execute_script(
             "const drawing = document.querySelector('svg[id^=mermaid]');"
-            "if (!drawing?.textContent) return null;"
-            "const box = drawing.getBoundingClientRect();"
+            "const box = drawing?.getBoundingClientRect();"
+            "if (!drawing?.textContent || !box.width) return null;"
             "return [drawing.textContent, box.width, box.height,"
             " drawing.querySelectorAll('a, script, img').length]"
         )
@@ -117,7 +117,7 @@ def test_lineage_is_large_enough_to_read(browser: Browser, hostile: Valued) -> N
     heights = browser.wait(
         lambda d: d.execute_script(
             "return [...document.querySelectorAll('svg[id^=mermaid] .node .nodeLabel')]"
-            ".map(label => label.getBoundingClientRect().height)"
+            ".map(label => label.getBoundingClientRect().height).filter(height => height)"
         )
     )
     assert min(heights) >= 12, "pixels of the lowest label, which has one line"
