@@ -115,7 +115,7 @@ class Cluster:
         return UserError(
             f"no Ray cluster at {address or 'this machine'}: {' '.join(str(e).split())[:300]}",
             field=_FIELD,
-            mend="Give the address that `ray start` or `ray status` shows; Ray's version must be the same, and "
+            mend="Give what `ray start` or `ray status` shows; Ray's version must be the same, and "
             "its token where the cluster asks for one (docs/scale.md).",
         )
 
