@@ -56,27 +56,17 @@ def join(config: Config, ws: Workspace, say: Say, *, once: bool = False) -> None
             mend='Set hosts and rendezvous = "HOST:PORT", the same as where the job runs.',
         )
     over: set[str] = set()
-    waiting = away = False
+    told = ""
     ws.look()
     while True:
-        try:
-            ws.look()
-        except UserError as e:
-            # It could be read a moment ago, and will be again.
-            if not away:
-                say(f"the workspace is out of reach: {e}")
-            away = True
-            time.sleep(_LOOK_S)
-            continue
-        away = False
-        found = _waiting_for_hosts(ws, over)
+        found, why = _look(ws, over)
         if found is None:
-            if not waiting:
-                say(f"waiting for trainings of {ws.address}")
-            waiting = True
+            if why != told:
+                say(why)
+            told = why
             time.sleep(_LOOK_S)
             continue
-        waiting = False
+        told = ""
         asked, guest = found
         over.add(asked.attempt)
         if _joined(config, asked, guest, say, once) and once:
@@ -115,6 +105,16 @@ def _joined(config: Config, asked: Invitation, guest: Guest, say: Say, once: boo
         return True
     say(f"{name} is done: {done.steps:,} steps, loss {done.losses[-1]:.4f}; {asked.host} has the result")
     return True
+
+
+def _look(ws: Workspace, over: set[str]) -> tuple[tuple[Invitation, Guest] | None, str]:
+    """As `_waiting_for_hosts`, and what is said while there is none."""
+    try:
+        ws.look()
+    except UserError as e:
+        # It could be read a moment ago, and will be again.
+        return None, f"the workspace is out of reach: {e}"
+    return _waiting_for_hosts(ws, over), f"waiting for trainings of {ws.address}"
 
 
 def _waiting_for_hosts(ws: Workspace, over: set[str]) -> tuple[Invitation, Guest] | None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from nncift_core.errors import UserError
 from nncift_core.store.alive import alive, lives_elsewhere
 from nncift_core.store.files import is_intact, made_in, now, publish, write_for, write_json, write_json_anyway
-from nncift_core.store.locks import locked
+from nncift_core.store.locks import is_locked, locked
 from nncift_core.store.use import in_use
 from nncift_core.store.workspace import Workspace
 
@@ -149,14 +149,7 @@ def _record(ws: Workspace, path: Path) -> dict[str, Any]:
             return record
         ws.look()
         return _killed_or_ended(path)
-    try:
-        with path.with_suffix(".lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return record
-    except FileNotFoundError:
-        pass
-    return _killed_or_ended(path)
+    return record if is_locked(path.with_suffix(".lock")) else _killed_or_ended(path)
 
 
 def _killed_or_ended(path: Path) -> dict[str, Any]:
